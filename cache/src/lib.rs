@@ -1,0 +1,15 @@
+//! "Give me these bytes from the nearest tier."
+//!
+//! The tiers, nearest first: host memory ([`ram`]), NVMe ([`disk`]), origin ([`origin`]). What arrives is checked, kept
+//! under the identity of the object's version ([`object`]), and handed out as a [`memory::Lease`]: as long as it is held, those bytes
+//! stay where they are.
+
+pub mod error;
+pub mod io;
+pub mod memory;
+pub mod object;
+pub mod origin;
+
+pub use error::{Error, Result};
+pub use memory::Lease;
+pub use object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta, Version};

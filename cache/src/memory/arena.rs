@@ -1,0 +1,237 @@
+//! One anonymous mapping for everything that moves through this process.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::region::Region;
+use crate::error::{Error, Result};
+
+/// Makes a mapping known to a device: pins it after it is mapped, unpins it before it is unmapped.
+pub trait HostMemory: Send + Sync + fmt::Debug {
+    /// Called once with the whole mapping. An error is reported by the caller, who goes on with pageable memory.
+    fn pin(&self, start: NonNull<u8>, len: usize) -> io::Result<()>;
+    /// Called once before the mapping goes away, only where `pin` succeeded.
+    fn unpin(&self, start: NonNull<u8>, len: usize);
+}
+
+/// Ordinary pageable memory.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Unpinned;
+
+impl HostMemory for Unpinned {
+    fn pin(&self, _: NonNull<u8>, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unpin(&self, _: NonNull<u8>, _: usize) {}
+}
+
+/// The mapping itself; regions and slabs keep it alive.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    pinned: Option<Arc<dyn HostMemory>>,
+}
+
+// SAFETY: the mapping is plain memory that no thread owns; who may touch which part is decided by `Region`, which never
+// hands the same extent out twice.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `Mapping` itself gives out addresses only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(len: usize, host: Arc<dyn HostMemory>) -> io::Result<(Self, Option<io::Error>)> {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        // SAFETY: a new private mapping at an address of the kernel's choice overlaps nothing.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        // SAFETY: the range was just mapped. DONTFORK: a child's copy-on-write would move pages under a device or a
+        // read in flight; huge pages save TLB misses, and a kernel without them may refuse.
+        unsafe {
+            madvise(start, len, Advice::LinuxDontFork)?;
+            if let Err(refused) = madvise(start, len, Advice::LinuxHugepage) {
+                tracing::debug!(%refused, "no transparent huge pages");
+            }
+        }
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let refused = host.pin(start, len).err();
+        let pinned = refused.is_none().then_some(host);
+        Ok((Self { start, len, pinned }, refused))
+    }
+
+    pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.len, "offset {offset} lies outside the arena");
+        // SAFETY: inside the mapping, or one past its end.
+        unsafe { self.start.add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(host) = &self.pinned {
+            host.unpin(self.start, self.len);
+        }
+        // SAFETY: every slab and lease holds an `Arc` of the mapping, so none is left.
+        if let Err(error) = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) } {
+            tracing::error!(%error, "the arena could not be unmapped");
+        }
+    }
+}
+
+/// `host_memory_limit` as one mapping, carved into regions.
+#[derive(Debug)]
+pub struct Arena {
+    mapping: Arc<Mapping>,
+    limit: usize,
+    /// Parts that no region has, as (offset, length), sorted by offset.
+    free: Arc<Mutex<Vec<(usize, usize)>>>,
+    pin_refused: Option<io::Error>,
+}
+
+impl Arena {
+    /// Maps `limit_bytes`, rounded down to whole pages. No page is touched yet.
+    pub fn new(limit_bytes: u64, host: Arc<dyn HostMemory>) -> Result<Self> {
+        let limit =
+            usize::try_from(limit_bytes).unwrap_or(usize::MAX) / super::region::PAGE * super::region::PAGE;
+        let refused = |error: io::Error| {
+            Error::config(format!(
+                "host_memory_limit: {limit} bytes of address space could not be mapped: {error}"
+            ))
+        };
+        if limit == 0 {
+            return Err(refused(io::ErrorKind::InvalidInput.into()));
+        }
+        let (mapping, pin_refused) = Mapping::new(limit, host).map_err(refused)?;
+        Ok(Self {
+            mapping: Arc::new(mapping),
+            limit,
+            free: Arc::new(Mutex::new(vec![(0, limit)])),
+            pin_refused,
+        })
+    }
+
+    /// Sets `bytes` (rounded up to pages) aside for one stage, called `what` in errors. Given back when the region and
+    /// everything allocated from it are gone.
+    pub fn region(&self, what: &'static str, bytes: usize) -> Result<Region> {
+        let len = bytes.next_multiple_of(super::region::PAGE).max(super::region::PAGE);
+        let mut free = self.free.lock();
+        let Some(at) = free.iter().position(|&(_, have)| have >= len) else {
+            let largest = free.iter().map(|&(_, have)| have).max().unwrap_or(0);
+            return Err(Error::MemoryTooSmall {
+                limit_bytes: self.limit as u64,
+                needed_bytes: (self.limit - largest + len) as u64,
+                what: format!("{what} needs {len} bytes, {largest} are left"),
+            });
+        };
+        let (offset, have) = free[at];
+        if have == len {
+            free.remove(at);
+        } else {
+            free[at] = (offset + len, have - len);
+        }
+        drop(free);
+        Ok(Region::new(what, Extent { mapping: self.mapping.clone(), home: self.free.clone(), offset, len }))
+    }
+
+    /// Bytes that no region has taken.
+    pub fn free_bytes(&self) -> usize {
+        self.free.lock().iter().map(|&(_, len)| len).sum()
+    }
+
+    /// `host_memory_limit` in whole pages.
+    pub fn limit_bytes(&self) -> usize {
+        self.limit
+    }
+
+    /// Why the device's driver refused to pin the mapping, if it did.
+    pub fn pin_refused(&self) -> Option<&io::Error> {
+        self.pin_refused.as_ref()
+    }
+}
+
+/// A region's part of the mapping; goes back to the arena on drop.
+#[derive(Debug)]
+pub(super) struct Extent {
+    mapping: Arc<Mapping>,
+    home: Arc<Mutex<Vec<(usize, usize)>>>,
+    offset: usize,
+    len: usize,
+}
+
+impl Extent {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Address of byte `offset` of this extent.
+    pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.len, "offset {offset} lies outside the region");
+        self.mapping.at(self.offset + offset)
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        // SAFETY: the extent is unused now. DONTNEED gives its pages back; refused on pinned memory, where they stay.
+        let advised = unsafe {
+            rustix::mm::madvise(self.at(0).as_ptr().cast(), self.len, rustix::mm::Advice::LinuxDontNeed)
+        };
+        if let Err(refused) = advised {
+            tracing::debug!(%refused, "the region's pages stay resident");
+        }
+        let mut free = self.home.lock();
+        give_back(&mut free, self.offset, self.len);
+    }
+}
+
+/// Puts `(offset, len)` into a sorted list of free extents, joined with its neighbours.
+pub(super) fn give_back(free: &mut Vec<(usize, usize)>, offset: usize, len: usize) {
+    let mut at = free.partition_point(|&(other, _)| other < offset);
+    free.insert(at, (offset, len));
+    if at > 0 && free[at - 1].0 + free[at - 1].1 == offset {
+        free[at - 1].1 += len;
+        free.remove(at);
+        at -= 1;
+    }
+    if at + 1 < free.len() && free[at].0 + free[at].1 == free[at + 1].0 {
+        free[at].1 += free[at + 1].1;
+        free.remove(at + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_does_not_fit_says_how_much_would() {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let _half = arena.region("blocks", 512 << 10).unwrap();
+        let error = arena.region("batches", 600 << 10).unwrap_err();
+        assert!(
+            matches!(error, Error::MemoryTooSmall { needed_bytes, .. } if needed_bytes == (512 + 600) << 10),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn dropped_regions_come_back_whole() {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let parts: Vec<_> = (0..4).map(|_| arena.region("part", 256 << 10).unwrap()).collect();
+        assert_eq!(arena.free_bytes(), 0);
+        drop(parts);
+        arena.region("all", 1 << 20).unwrap();
+    }
+}

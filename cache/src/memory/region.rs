@@ -1,0 +1,270 @@
+//! A stage's share of the arena: extents of whole pages, first fit, waiters in line.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::arena::{Extent, give_back};
+use super::lease::Lease;
+use crate::error::{Error, Result};
+
+/// The unit of allocation; also what direct I/O asks of an address.
+pub(super) const PAGE: usize = 4096;
+
+/// A bounded pool of memory for one stage. Clones share it.
+///
+/// Allocation is fair: whoever asked first is served first, also where a later, smaller request would fit. So a large
+/// request always gets its turn, and memory given out in the order of the samples comes back in that order.
+#[derive(Clone)]
+pub struct Region {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    what: &'static str,
+    extent: Extent,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Free parts as (offset, length), sorted by offset.
+    free: Vec<(usize, usize)>,
+    used: usize,
+    peak: usize,
+    waiters: VecDeque<(usize, oneshot::Sender<Slab>)>,
+}
+
+impl Region {
+    pub(super) fn new(what: &'static str, extent: Extent) -> Self {
+        let state = State { free: vec![(0, extent.len())], used: 0, peak: 0, waiters: VecDeque::new() };
+        Self { shared: Arc::new(Shared { what, extent, state: Mutex::new(state) }) }
+    }
+
+    /// Waits in line for `bytes` (rounded up to pages). An error where the region is smaller than that.
+    pub async fn allocate(&self, bytes: usize) -> Result<Slab> {
+        let pages = self.pages(bytes)?;
+        let waiting = {
+            let mut state = self.shared.state.lock();
+            if state.waiters.is_empty()
+                && let Some(slab) = self.shared.take(&mut state, pages, bytes)
+            {
+                return Ok(slab);
+            }
+            let (turn, waiting) = oneshot::channel();
+            state.waiters.push_back((bytes, turn));
+            waiting
+        };
+        // The region outlives its waiters: `self` is borrowed here.
+        waiting.await.map_err(|_| Error::Closed)
+    }
+
+    /// `bytes` at once, or nothing: somebody is waiting, or there is no room.
+    pub fn try_allocate(&self, bytes: usize) -> Option<Slab> {
+        let pages = self.pages(bytes).ok()?;
+        let mut state = self.shared.state.lock();
+        if !state.waiters.is_empty() {
+            return None;
+        }
+        self.shared.take(&mut state, pages, bytes)
+    }
+
+    /// Bytes of the region, used or not.
+    pub fn capacity_bytes(&self) -> usize {
+        self.shared.extent.len()
+    }
+
+    /// Bytes given out.
+    pub fn used_bytes(&self) -> usize {
+        self.shared.state.lock().used
+    }
+
+    /// The most that was ever given out.
+    pub fn peak_bytes(&self) -> usize {
+        self.shared.state.lock().peak
+    }
+
+    fn pages(&self, bytes: usize) -> Result<usize> {
+        let pages = bytes.max(1).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
+        if pages > self.capacity_bytes() {
+            return Err(Error::MemoryTooSmall {
+                limit_bytes: self.capacity_bytes() as u64,
+                needed_bytes: pages as u64,
+                what: format!("the region for {} must hold this one piece", self.shared.what),
+            });
+        }
+        Ok(pages)
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({}, {} of {} bytes)", self.shared.what, self.used_bytes(), self.capacity_bytes())
+    }
+}
+
+impl Shared {
+    fn take(self: &Arc<Self>, state: &mut State, pages: usize, bytes: usize) -> Option<Slab> {
+        let at = state.free.iter().position(|&(_, have)| have >= pages)?;
+        let (offset, have) = state.free[at];
+        if have == pages {
+            state.free.remove(at);
+        } else {
+            state.free[at] = (offset + pages, have - pages);
+        }
+        state.used += pages;
+        state.peak = state.peak.max(state.used);
+        Some(Slab { home: self.clone(), offset, pages, start: self.extent.at(offset), len: bytes })
+    }
+
+    fn put(self: &Arc<Self>, offset: usize, pages: usize) {
+        let mut state = self.state.lock();
+        give_back(&mut state.free, offset, pages);
+        state.used -= pages;
+        while let Some(bytes) = state.waiters.front().map(|(bytes, _)| *bytes) {
+            let pages = bytes.max(1).next_multiple_of(PAGE);
+            let Some(slab) = self.take(&mut state, pages, bytes) else { break };
+            let Some((_, turn)) = state.waiters.pop_front() else { break };
+            if let Err(unwanted) = turn.send(slab) {
+                // Whoever waited has gone. Undone by hand: dropping the slab would lock the state again.
+                let unwanted = std::mem::ManuallyDrop::new(unwanted);
+                give_back(&mut state.free, unwanted.offset, unwanted.pages);
+                state.used -= unwanted.pages;
+                // SAFETY: the slab is not dropped and not used again, so its reference to the region is read once.
+                drop_outside(unsafe { std::ptr::read(&unwanted.home) });
+            }
+        }
+    }
+}
+
+/// Drops one reference of several; named so that the reader sees it is not the last (`put` borrows another).
+fn drop_outside(home: Arc<Shared>) {
+    drop(home);
+}
+
+/// A piece of memory with one owner, to write into. Page-aligned; what it holds at first is whatever was there before.
+pub struct Slab {
+    home: Arc<Shared>,
+    offset: usize,
+    pages: usize,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a slab is the only owner of its extent, like a Box<[u8]>.
+unsafe impl Send for Slab {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Bytes that may be written: whole pages, at least `len()`.
+    pub fn capacity(&self) -> usize {
+        self.pages
+    }
+
+    /// Sets the visible length, up to the capacity: direct I/O reads whole granules, a slice is what was asked for.
+    ///
+    /// # Panics
+    /// Where `len` is more than the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.pages, "{len} bytes in a slab of {}", self.pages);
+        self.len = len;
+    }
+
+    /// The address, stable for the slab's life and its leases'.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
+    /// Ends writing: from here on the bytes are read, through any number of leases.
+    pub fn freeze(self) -> Lease {
+        let (start, len) = (self.start, self.len);
+        // SAFETY: the slab moves into the lease's owner; its memory stays where it is until that owner drops.
+        unsafe { Lease::from_raw(Arc::new(self), start, len) }
+    }
+}
+
+impl Deref for Slab {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped, initialised (anonymous memory starts as zeros), and owned by this slab alone.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Slab {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slab({} of {} bytes at {})", self.len, self.pages, self.offset)
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        self.home.put(self.offset, self.pages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arena, Unpinned};
+    use super::*;
+
+    fn region(bytes: usize) -> Region {
+        Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("test", bytes).unwrap()
+    }
+
+    #[test]
+    fn a_slab_that_is_too_large_for_the_region_is_an_error_not_a_wait() {
+        let error = futures::executor::block_on(region(8192).allocate(8193)).unwrap_err();
+        assert!(matches!(error, Error::MemoryTooSmall { needed_bytes: 12288, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn waiters_are_served_in_line() {
+        let region = region(4 * PAGE);
+        let all = region.allocate(4 * PAGE).await.unwrap();
+        let mut large = Box::pin(region.allocate(3 * PAGE));
+        assert!(futures::poll!(&mut large).is_pending());
+        assert!(region.try_allocate(1).is_none(), "a small request does not overtake");
+        drop(all);
+        assert_eq!(large.await.unwrap().len(), 3 * PAGE);
+        assert_eq!(region.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_leaks_nothing() {
+        let region = region(2 * PAGE);
+        let all = region.allocate(2 * PAGE).await.unwrap();
+        let mut gone = Box::pin(region.allocate(PAGE));
+        let mut stays = Box::pin(region.allocate(2 * PAGE));
+        assert!(futures::poll!(&mut gone).is_pending() && futures::poll!(&mut stays).is_pending());
+        drop(gone);
+        drop(all);
+        drop(stays.await.unwrap());
+        assert_eq!(region.used_bytes(), 0);
+        assert_eq!(region.peak_bytes(), 2 * PAGE);
+    }
+
+    #[test]
+    fn a_lease_keeps_its_bytes_after_the_region_is_dropped() {
+        let region = region(PAGE);
+        let mut slab = region.try_allocate(5).unwrap();
+        slab.copy_from_slice(b"hello");
+        let lease = slab.freeze().slice(1..4);
+        drop(region);
+        assert_eq!(&*lease, b"ell");
+    }
+}

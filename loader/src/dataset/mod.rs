@@ -1,0 +1,1 @@
+//! Shards → samples: one file per format; the sample index.

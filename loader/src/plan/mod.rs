@@ -1,0 +1,1 @@
+//! Pure: (counts, seed, epoch, rank, world size) → positions → samples; no I/O.
