@@ -1,0 +1,50 @@
+//! What the consumer gets: named columns of one batch, in memory that is its own until it lets go.
+
+use forebay_cache::Lease;
+
+use crate::dtype::DType;
+
+/// One batch of one rank.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The epoch it belongs to.
+    pub epoch: u64,
+    /// Its number in the epoch, from 0, the same on every rank.
+    pub index: u64,
+    /// Rows that are real; rows behind them are the padding of an epoch's last batch.
+    pub valid: usize,
+    /// Rows.
+    pub rows: usize,
+    /// The fields, in the order in which they were asked for.
+    pub columns: Vec<(String, Column)>,
+    /// Each row's sample: (index of the shard, index in the shard). A replaced sample shows its replacement.
+    pub samples: Vec<(u32, u64)>,
+}
+
+/// One field of a batch.
+#[derive(Clone, Debug)]
+pub enum Column {
+    /// One array with the rows as first dimension.
+    Dense(Array),
+    /// One array per row (`ragged=True`).
+    Ragged(Vec<Array>),
+    /// One str per row.
+    Text(Vec<String>),
+    /// One JSON document per row, as text that was checked.
+    Json(Vec<String>),
+    /// One bytes per row.
+    Bytes(Vec<Lease>),
+}
+
+/// A C-contiguous array in host memory.
+///
+/// The memory is exclusively the consumer's: nothing writes to it before the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Array {
+    /// Type of the elements, native byte order.
+    pub dtype: DType,
+    /// Sizes of the dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// `dtype.size() * shape.product()` bytes, aligned to 64.
+    pub data: Lease,
+}
