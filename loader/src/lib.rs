@@ -11,6 +11,7 @@ pub mod error;
 pub mod field;
 pub mod loader;
 pub mod options;
+mod pipeline;
 pub mod plan;
 pub mod stats;
 

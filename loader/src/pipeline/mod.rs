@@ -1,0 +1,4 @@
+//! Bounded stages between the plan and the consumer: batches that are being filled, batches that are ready.
+
+pub(crate) mod queue;
+pub(crate) mod slot;
