@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -93,7 +94,8 @@ pub(crate) struct Ready {
 
 #[derive(Debug, Default)]
 struct State {
-    batches: VecDeque<Result<Batch>>,
+    /// With the permit that lets another batch be planned once this one is taken.
+    batches: VecDeque<(Result<Batch>, Option<OwnedSemaphorePermit>)>,
     ended: bool,
     /// When the consumer last saw something move, and the count of movements then.
     seen: Option<(Instant, u64)>,
@@ -112,8 +114,8 @@ impl Ready {
         Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default() }
     }
 
-    pub(crate) fn put(&self, batch: Result<Batch>) {
-        self.state.lock().batches.push_back(batch);
+    pub(crate) fn put(&self, batch: Result<Batch>, permit: Option<OwnedSemaphorePermit>) {
+        self.state.lock().batches.push_back((batch, permit));
         self.changed.notify_all();
     }
 
@@ -134,7 +136,7 @@ impl Ready {
         let until = Instant::now() + slice;
         let mut state = self.state.lock();
         loop {
-            if let Some(batch) = state.batches.pop_front() {
+            if let Some((batch, _permit)) = state.batches.pop_front() {
                 state.seen = None;
                 return Taken::Batch(batch);
             }
@@ -202,8 +204,8 @@ mod tests {
     #[test]
     fn batches_come_in_order_and_then_the_end() {
         let (ready, gauges) = (Ready::new(), Gauges::default());
-        ready.put(Ok(batch(0)));
-        ready.put(Ok(batch(1)));
+        ready.put(Ok(batch(0)), None);
+        ready.put(Ok(batch(1)), None);
         ready.end();
         for index in 0..2 {
             let Taken::Batch(Ok(batch)) = ready.take(Duration::ZERO, None, &gauges, 1) else {

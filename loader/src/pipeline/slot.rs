@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use forebay_cache::Lease;
 use forebay_cache::memory::{Region, Row, Slab};
-use parking_lot::Mutex;
 
 use crate::batch::{Array, Batch, Column};
 use crate::dtype::DType;
@@ -106,7 +105,6 @@ pub(crate) struct Slot {
     pub(crate) index: u64,
     pub(crate) valid: usize,
     layout: Arc<Layout>,
-    rows: Mutex<Vec<Option<(RowSample, Vec<Cell>)>>>,
 }
 
 impl Slot {
@@ -131,19 +129,11 @@ impl Slot {
                 row.push(Some(cell));
             }
         }
-        let filled = Mutex::new((0..rows).map(|_| None).collect());
-        Ok((Self { epoch, index, valid, layout: layout.clone(), rows: filled }, cells))
+        Ok((Self { epoch, index, valid, layout: layout.clone() }, cells))
     }
 
-    /// Puts a finished row in its place.
-    pub(crate) fn put(&self, row: usize, sample: RowSample, cells: Vec<Cell>) {
-        self.rows.lock()[row] = Some((sample, cells));
-    }
-
-    /// Makes the batch of a slot whose rows are all there. Values are packed into memory of `region`, waited for in line.
-    pub(crate) async fn assemble(self, region: &Region) -> Result<Batch> {
-        let rows: Option<Vec<_>> = self.rows.into_inner().into_iter().collect();
-        let rows = rows.ok_or_else(|| internal("a row is missing"))?;
+    /// Makes the batch from its rows, in order. Values are packed into memory of `region`, waited for in line.
+    pub(crate) async fn assemble(self, rows: Vec<(RowSample, Vec<Cell>)>, region: &Region) -> Result<Batch> {
         let (samples, cells): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         let mut by_row: Vec<_> = cells.into_iter().map(Vec::into_iter).collect();
         let mut columns = Vec::with_capacity(self.layout.columns.len());
@@ -339,11 +329,11 @@ mod tests {
     async fn batch_of(shapes: Shapes, values: Vec<Value>) -> Result<Batch> {
         let layout = Arc::new(Layout { columns: vec![ColumnLayout { name: "x".into(), row: None, shapes }] });
         let (slot, _) = Slot::allocate(&layout, &region(), (0, 0), values.len(), values.len()).await?;
-        for (row, value) in values.into_iter().enumerate() {
+        let row = |(row, value)| {
             let sample = RowSample { shard: 0, index: row as u64, label: format!("a.tar: {row}").into() };
-            slot.put(row, sample, vec![Cell::Value(value)]);
-        }
-        slot.assemble(&region()).await
+            (sample, vec![Cell::Value(value)])
+        };
+        slot.assemble(values.into_iter().enumerate().map(row).collect(), &region()).await
     }
 
     fn array(shape: &[usize], bytes: &[u8]) -> Value {
