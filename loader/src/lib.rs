@@ -2,6 +2,7 @@
 //!
 //! shards → samples ([`dataset`]) → positions ([`plan`]) → decoded pixels ([`decode`]) → batches.
 
+pub mod checkpoint;
 pub mod dataset;
 pub mod decode;
 pub mod error;
