@@ -127,19 +127,25 @@ impl Order {
         PagesFrom { order: self, next: lanes.map(|page| Reverse((page.first, page.id))).collect() }
     }
 
-    /// The most bytes that are open at one time from `position` to the end of the epoch: the least that a cache must hold,
-    /// where `bytes` says what a piece takes there (rounded to the cache's blocks). Where windows are so small that there
+    /// The most bytes that are needed at one time from `position` to the end of the epoch: the least that a cache must
+    /// hold. A page is needed from `ahead` positions before its first one, which is how far reading runs ahead, to its last
+    /// one; `bytes` says what a piece takes in the cache, rounded to its blocks. Where windows are so small that there
     /// are over a million of them the result is an upper bound.
-    pub fn peak_bytes(&self, position: u64, readers: &Readers, bytes: impl Fn(&Piece) -> u64) -> u64 {
+    pub fn peak_bytes(
+        &self,
+        position: u64,
+        ahead: u64,
+        readers: &Readers,
+        bytes: impl Fn(&Piece) -> u64,
+    ) -> u64 {
         if self.total() / self.lanes.window() > MOST_PAGES_WALKED {
-            return self.bound_bytes(readers, bytes);
+            return self.bound_bytes(ahead, readers, bytes);
         }
         let mut open: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
         let (mut now, mut peak) = (0u64, 0u64);
         for page in self.pages_from(position, readers) {
-            while let Some(&Reverse((_, done))) =
-                open.peek().filter(|Reverse((last, _))| *last < page.first.max(position))
-            {
+            let opens = page.first.saturating_sub(ahead).max(position);
+            while let Some(&Reverse((_, done))) = open.peek().filter(|Reverse((last, _))| *last < opens) {
                 now -= done;
                 open.pop();
             }
@@ -152,16 +158,18 @@ impl Order {
         peak
     }
 
-    /// Every lane's window at its largest, where the largest samples lie.
-    fn bound_bytes(&self, readers: &Readers, bytes: impl Fn(&Piece) -> u64) -> u64 {
+    /// Every lane's window at its largest, where the largest samples lie, and the windows that reading ahead opens.
+    fn bound_bytes(&self, ahead: u64, readers: &Readers, bytes: impl Fn(&Piece) -> u64) -> u64 {
         let counts = || (0u32..).zip(self.spec().counts.iter().copied()).filter(|(_, count)| *count > 0);
         let window = self.lanes.window();
         let largest =
             counts().map(|(shard, count)| bytes(&Piece { shard, samples: 0..window.min(count) })).max();
         let shortest = counts().map(|(_, count)| count).min().unwrap_or(1);
-        let shards = window.min(1 + window.div_ceil(shortest));
-        let lanes = self.reached(readers).count() as u64;
-        largest.unwrap_or(0).saturating_mul(shards).saturating_mul(lanes)
+        // A run of shards, and the two that the lane's edges cut: sticky may lay those anywhere in the lane.
+        let shards = window.min(3 + window.div_ceil(shortest));
+        let pages_ahead = 1 + ahead.div_ceil(self.lanes.count()).div_ceil(window);
+        let pages = (self.reached(readers).count() as u64).saturating_mul(pages_ahead);
+        largest.unwrap_or(0).saturating_mul(shards).saturating_mul(pages)
     }
 
     fn reached<'a>(&'a self, readers: &'a Readers) -> impl Iterator<Item = u32> + 'a {
