@@ -132,7 +132,8 @@ pub struct RankBatch {
 }
 
 impl RankBatch {
-    /// The position of every row. Padding takes up positions from the epoch's beginning, as torch's DistributedSampler does.
+    /// The position of every row. Padding takes up positions from the epoch's beginning, as torch's DistributedSampler does;
+    /// their pages, finished long ago, are needed once more.
     pub fn positions(&self) -> impl ExactSizeIterator<Item = u64> + use<> {
         let Self { first, ranks, total, rows, .. } = *self;
         Rows { next: 0, rows, first, ranks, total }

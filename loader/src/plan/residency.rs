@@ -9,8 +9,9 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use super::line::{Piece, merge_pieces};
-use super::order::Order;
+use super::order::{Order, OrderMode};
 use super::ranks::World;
+use crate::Result;
 
 /// Above this many pages the peak is bounded instead of walked: a second of work at most.
 const MOST_PAGES_WALKED: u64 = 1 << 20;
@@ -156,6 +157,38 @@ impl Order {
             peak = peak.max(now);
         }
         peak
+    }
+
+    /// Checks before the first batch that a cache can hold what the order needs at one time; arguments as for
+    /// [`peak_bytes`](Self::peak_bytes).
+    ///
+    /// # Errors
+    /// `QuotaTooSmall`, with the least that works and what would make it less.
+    pub fn check_cache_limit(
+        &self,
+        limit_bytes: u64,
+        position: u64,
+        ahead: u64,
+        readers: &Readers,
+        bytes: impl Fn(&Piece) -> u64,
+    ) -> Result<()> {
+        let needed_bytes = self.peak_bytes(position, ahead, readers, bytes);
+        if needed_bytes <= limit_bytes {
+            return Ok(());
+        }
+        let what = match self.spec().mode {
+            OrderMode::Global => {
+                "shuffle=\"global\" needs the whole dataset; shuffle=True needs less".to_owned()
+            }
+            OrderMode::Storage => {
+                "samples that are read at one time; a smaller prefetch_factor needs less".to_owned()
+            }
+            _ => format!(
+                "shuffle_window={} samples and what is read ahead; a smaller shuffle_window needs less",
+                self.spec().shuffle_window
+            ),
+        };
+        Err(forebay_cache::Error::QuotaTooSmall { limit_bytes, needed_bytes, what }.into())
     }
 
     /// Every lane's window at its largest, where the largest samples lie, and the windows that reading ahead opens.

@@ -107,6 +107,28 @@ fn the_resident_window_of_a_large_dataset_is_its_shuffle_window() {
 }
 
 #[test]
+fn a_cache_smaller_than_the_resident_window_is_told_the_least_that_works() {
+    for (mode, says) in [
+        (OrderMode::Shuffle, "a smaller shuffle_window"),
+        (OrderMode::Global, "the whole dataset"),
+        (OrderMode::Storage, "a smaller prefetch_factor"),
+    ] {
+        let order = laid_out(&spec(&[200; 500], mode));
+        let refusal = |limit| {
+            let checked = order.check_cache_limit(limit, 0, 512, &Readers::all(), |piece| 1000 * piece.len());
+            checked.err().map(|error| error.to_string())
+        };
+        let least = order.peak_bytes(0, 512, &Readers::all(), |piece| 1000 * piece.len());
+        assert_eq!(refusal(least), None);
+        let message = refusal(least - 1).unwrap();
+        assert!(
+            message.contains(says) && message.contains(&format!("{least} bytes is the least")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn windows_without_number_are_bounded_instead_of_walked() {
     let order =
         laid_out(&OrderSpec { shuffle_window: 1, ..spec(&vec![10_000; 100_000], OrderMode::Shuffle) });

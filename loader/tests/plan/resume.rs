@@ -27,9 +27,10 @@ fn legs() -> impl Strategy<Value = Vec<Leg>> {
 
 fn cuts(order: &Order, start: Progress, leg: Leg, drop_last: bool) -> Vec<EpochCut> {
     let of = |rank| {
-        EpochCut::new(order.total(), start, leg.batch_size, World::new(rank, leg.ranks).unwrap(), drop_last)
+        let world = World::new(rank, leg.ranks).unwrap();
+        EpochCut::new(order.total(), start, leg.batch_size, world, drop_last).unwrap()
     };
-    (0..leg.ranks).map(|rank| of(rank).unwrap()).collect()
+    (0..leg.ranks).map(of).collect()
 }
 
 /// Runs all ranks of a leg; pushes the numbers of the samples that were not padding, and returns where they stand.
