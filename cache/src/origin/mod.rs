@@ -1,4 +1,23 @@
-//! Ranged reads of one object store: retried, with If-Match on every range; one file per family of stores.
+//! Ranged reads of object stores: retried, with If-Match on every range; one file per family of stores.
+//!
+//! [`resolve`] makes a URL absolute, [`Origins`] finds its store, and an [`Origin`] reads it. Inside, a store makes one attempt and says how it
+//! failed (`attempt`), and `retry` decides what to do about it, the same for all. What is promised: bytes of exactly one version, complete or an
+//! error, and no credentials in anything that is said. Cutting reads into ranges, and how many run at once, is left to the caller.
+
+mod attempt;
+mod azure;
+mod cloud;
+mod gcs;
+mod http;
+mod local;
+mod location;
+mod options;
+mod origins;
+mod profile;
+mod retry;
+mod s3;
+mod secret;
+mod transport;
 
 use std::fmt;
 
@@ -8,6 +27,10 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::object::{ByteRange, Location, ObjectMeta};
+
+pub use location::resolve;
+use origins::Notes;
+pub use origins::Origins;
 
 /// Where objects come from.
 pub trait Origin: Send + Sync + fmt::Debug {

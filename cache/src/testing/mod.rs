@@ -1,0 +1,12 @@
+//! What tests stand on: an origin and faults that a test controls. Behind the feature `testing`, never in a release.
+//!
+//! Faults and latency are decorators: no production code has a branch for them.
+
+pub mod conformance;
+pub mod faults;
+pub mod gate;
+pub mod origin;
+
+pub use faults::{Failure, Fault, Faults, FaultyOrigin, Op, Request, Rule};
+pub use gate::Gate;
+pub use origin::FakeOrigin;
