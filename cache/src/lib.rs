@@ -9,6 +9,8 @@ pub mod io;
 pub mod memory;
 pub mod object;
 pub mod origin;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{Error, Result};
 pub use memory::Lease;
