@@ -5,6 +5,7 @@
 //! stay where they are.
 
 pub mod error;
+pub mod granule;
 pub mod io;
 pub mod memory;
 pub mod object;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forebay_cache::io::{self, BlockIo, Blocking, IoFile, Operation, Options, Uring};
@@ -24,8 +24,8 @@ struct Setup {
 type Waiting = oneshot::Receiver<(Slab, std::io::Result<usize>)>;
 
 impl Setup {
-    fn new(pages: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    fn new(home: &Path, pages: usize) -> Self {
+        let folder = tempfile::tempdir_in(home).unwrap();
         let region = Arena::new((pages * PAGE) as u64, Arc::new(Unpinned))
             .unwrap()
             .region("test", pages * PAGE)
@@ -84,20 +84,28 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / PAGE * 31 + at * 7) as u8).collect()
 }
 
-/// The suite.
+/// The suite, on a disk and, where there is one, on a file system in memory, which refuses direct I/O.
 fn conforms(make: impl Fn(usize) -> Arc<dyn BlockIo>) {
-    what_is_written_is_read_at_any_offset(&*make(4));
-    the_end_of_a_file_is_a_short_read(&*make(4));
-    more_operations_than_the_depth_all_end(&*make(3));
-    a_batch_larger_than_the_queue_ends(&*make(2));
-    dropped_futures_give_their_buffers_back(&*make(2));
-    errors_carry_their_code_and_the_buffer(&*make(2));
-    what_was_submitted_is_done_when_the_engine_drops(make(2));
-    threads_may_submit_at_once(make(8));
+    conforms_in(&std::env::temp_dir(), &make);
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        conforms_in(memory, &make);
+    }
 }
 
-fn what_is_written_is_read_at_any_offset(io: &dyn BlockIo) {
-    let setup = Setup::new(256);
+fn conforms_in(home: &Path, make: &impl Fn(usize) -> Arc<dyn BlockIo>) {
+    what_is_written_is_read_at_any_offset(&*make(4), home);
+    the_end_of_a_file_is_a_short_read(&*make(4), home);
+    more_operations_than_the_depth_all_end(&*make(3), home);
+    a_batch_larger_than_the_queue_ends(&*make(2), home);
+    dropped_futures_give_their_buffers_back(&*make(2), home);
+    errors_carry_their_code_and_the_buffer(&*make(2), home);
+    what_was_submitted_is_done_when_the_engine_drops(make(2), home);
+    threads_may_submit_at_once(make(8), home);
+}
+
+fn what_is_written_is_read_at_any_offset(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 256);
     let mut model = bytes(64 * PAGE);
     let file = setup.file(&model);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -120,8 +128,8 @@ fn what_is_written_is_read_at_any_offset(io: &dyn BlockIo) {
         .unwrap();
 }
 
-fn the_end_of_a_file_is_a_short_read(io: &dyn BlockIo) {
-    let setup = Setup::new(16);
+fn the_end_of_a_file_is_a_short_read(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 16);
     for size in [0, 1, 511, 512, 513, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 1000, 4 * PAGE] {
         let model = bytes(size);
         let file = setup.file(&model);
@@ -133,8 +141,8 @@ fn the_end_of_a_file_is_a_short_read(io: &dyn BlockIo) {
     }
 }
 
-fn more_operations_than_the_depth_all_end(io: &dyn BlockIo) {
-    let setup = Setup::new(200);
+fn more_operations_than_the_depth_all_end(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 200);
     let model = bytes(50 * PAGE);
     let file = setup.file(&model);
     let waiting: Vec<_> =
@@ -146,8 +154,8 @@ fn more_operations_than_the_depth_all_end(io: &dyn BlockIo) {
     }
 }
 
-fn a_batch_larger_than_the_queue_ends(io: &dyn BlockIo) {
-    let setup = Setup::new(3000);
+fn a_batch_larger_than_the_queue_ends(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 3000);
     let file = setup.file(&bytes(PAGE));
     let (operations, waiting): (Vec<_>, Vec<_>) = (0..3000).map(|_| setup.operation(&file, 0)).unzip();
     io.submit_all(operations);
@@ -156,8 +164,8 @@ fn a_batch_larger_than_the_queue_ends(io: &dyn BlockIo) {
     }
 }
 
-fn dropped_futures_give_their_buffers_back(io: &dyn BlockIo) {
-    let setup = Setup::new(64);
+fn dropped_futures_give_their_buffers_back(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 64);
     let file = setup.file(&bytes(64 * PAGE));
     for round in 0..20 {
         let waiting: VecDeque<_> = (0..64).map(|at| setup.submit(io, &file, at * PAGE as u64)).collect();
@@ -173,8 +181,8 @@ fn dropped_futures_give_their_buffers_back(io: &dyn BlockIo) {
     assert_eq!(Arc::strong_count(&file), 1, "no operation keeps the file");
 }
 
-fn errors_carry_their_code_and_the_buffer(io: &dyn BlockIo) {
-    let setup = Setup::new(8);
+fn errors_carry_their_code_and_the_buffer(io: &dyn BlockIo, home: &Path) {
+    let setup = Setup::new(home, 8);
     let path = setup.folder.path().join("a.data");
     std::fs::write(&path, bytes(PAGE)).unwrap();
     let read_only = Arc::new(IoFile::from_file(File::open(&path).unwrap(), path).unwrap());
@@ -199,8 +207,8 @@ fn errors_carry_their_code_and_the_buffer(io: &dyn BlockIo) {
     assert_eq!(setup.read(io, &file, 0, PAGE).unwrap(), bytes(PAGE), "the engine goes on after errors");
 }
 
-fn what_was_submitted_is_done_when_the_engine_drops(io: Arc<dyn BlockIo>) {
-    let setup = Setup::new(100);
+fn what_was_submitted_is_done_when_the_engine_drops(io: Arc<dyn BlockIo>, home: &Path) {
+    let setup = Setup::new(home, 100);
     let model = bytes(50 * PAGE);
     let file = setup.file(&vec![0; 50 * PAGE]);
     for (page, content) in model.chunks(PAGE).enumerate() {
@@ -215,8 +223,8 @@ fn what_was_submitted_is_done_when_the_engine_drops(io: Arc<dyn BlockIo>) {
     assert_eq!(std::fs::read(file.path()).unwrap(), model);
 }
 
-fn threads_may_submit_at_once(io: Arc<dyn BlockIo>) {
-    let setup = Setup::new(64);
+fn threads_may_submit_at_once(io: Arc<dyn BlockIo>, home: &Path) {
+    let setup = Setup::new(home, 64);
     let model = bytes(64 * PAGE);
     let file = setup.file(&model);
     std::thread::scope(|scope| {
@@ -287,7 +295,7 @@ fn pipe() -> (Arc<IoFile>, std::io::PipeWriter) {
 #[test]
 fn a_future_dropped_while_its_read_is_in_flight_keeps_the_slab_until_the_kernel_is_done() {
     let Some(io) = uring(&Options { depth: 2, ..Options::default() }) else { return };
-    let setup = Setup::new(4);
+    let setup = Setup::new(&std::env::temp_dir(), 4);
     let (file, mut writer) = pipe();
     let waiting = setup.submit(&io, &file, 0);
     // A second operation that ends shows that the first one is in the ring.
@@ -303,7 +311,7 @@ fn a_future_dropped_while_its_read_is_in_flight_keeps_the_slab_until_the_kernel_
 #[test]
 fn an_engine_dropped_with_a_read_in_flight_waits_for_it() {
     let Some(io) = uring(&Options { depth: 1, ..Options::default() }) else { return };
-    let setup = Setup::new(4);
+    let setup = Setup::new(&std::env::temp_dir(), 4);
     let (file, mut writer) = pipe();
     let waiting = setup.submit(&io, &file, 0);
     // Waits behind the first one, since the ring has one place.

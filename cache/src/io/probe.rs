@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{Alignment, BlockIo, Blocking, IoFile, Operation, Options, Uring};
 use crate::error::{Error, Result};
-use crate::memory::{Arena, Region, Slab, Unpinned};
+use crate::memory::{Arena, Unpinned};
 
 /// Environment variable that picks an engine for comparisons, read once at open: "auto" (the default), "io_uring" (an error
 /// where it doesn't work) or "blocking".
@@ -118,7 +118,6 @@ fn refusal(error: &io::Error) -> String {
 /// A file in the cache's folder, gone from it as soon as it is open.
 struct Trial {
     file: Arc<IoFile>,
-    memory: Region,
 }
 
 impl Trial {
@@ -131,25 +130,28 @@ impl Trial {
         };
         let file = Arc::new(IoFile::open(&path, true).map_err(failed)?);
         fs::remove_file(&path).map_err(failed)?;
-        let memory =
-            Arena::new(PROBE_BYTES as u64, Arc::new(Unpinned))?.region("the I/O probe", PROBE_BYTES)?;
-        Ok(Self { file, memory })
+        Ok(Self { file })
     }
 
     /// Writes a pattern and reads it back through `engine`.
     fn run(&self, engine: &dyn BlockIo) -> io::Result<()> {
         let pattern = |at: usize| (at % 251) as u8;
-        let mut slab = self.slab()?;
-        slab.iter_mut().enumerate().for_each(|(at, byte)| *byte = pattern(at));
+        // Not shared between runs: an engine that fails may keep what it was given.
+        let memory = Arena::new(PROBE_BYTES as u64, Arc::new(Unpinned))
+            .and_then(|arena| arena.region("the I/O probe", PROBE_BYTES))
+            .map_err(io::Error::other)?;
+        let slab = || memory.try_allocate(PROBE_BYTES).ok_or(io::ErrorKind::OutOfMemory);
+        let mut bytes = slab()?;
+        bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = pattern(at));
         let (done, written) = oneshot::channel();
         let (file, offset) = (self.file.clone(), 0);
-        engine.submit(Operation::Write { file, offset, bytes: slab.freeze(), done });
+        engine.submit(Operation::Write { file, offset, bytes: bytes.freeze(), done });
         match answer(written)? {
             // A full disk is the tier's concern; that its answer came through shows that the engine works.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => return Ok(()),
             result => result?,
         }
-        let mut slab = self.slab()?;
+        let mut slab = slab()?;
         slab.fill(0);
         let (done, read) = oneshot::channel();
         engine.submit(Operation::Read { file: self.file.clone(), offset, len: PROBE_BYTES, slab, done });
@@ -161,10 +163,6 @@ impl Trial {
                 Err(io::Error::other(format!("{moved} of {PROBE_BYTES} bytes came back, right: {right}")))
             }
         }
-    }
-
-    fn slab(&self) -> io::Result<Slab> {
-        self.memory.try_allocate(PROBE_BYTES).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
 
     fn error(&self, what: &str, error: io::Error) -> Error {

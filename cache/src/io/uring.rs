@@ -164,6 +164,16 @@ fn build(entries: u32) -> io::Result<(IoUring, &'static str)> {
     Err(refusal)
 }
 
+/// Sends a ring through the kernel once, with nothing to do: a filter may allow io_uring_setup and refuse io_uring_enter.
+fn enters(ring: &mut IoUring) -> io::Result<()> {
+    // SAFETY: this entry has no buffer.
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    pushed.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    ring.completion().for_each(drop);
+    Ok(())
+}
+
 /// An operation that the kernel may be working on.
 struct Flight {
     operation: Operation,
@@ -186,7 +196,8 @@ impl Driver {
     fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: &Options) -> io::Result<(Self, &'static str)> {
         let depth = options.depth.clamp(1, 1024);
         // One entry each, and one for the eventfd: neither of the ring's queues can overflow.
-        let (ring, flags) = build(u32::try_from(depth + 1).unwrap_or(u32::MAX))?;
+        let (mut ring, flags) = build(u32::try_from(depth + 1).unwrap_or(u32::MAX))?;
+        enters(&mut ring)?;
         if let Some(hold) = &options.hold {
             ring.submitter().register_files(&[hold.as_raw_fd()])?;
         }
