@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod error;
+pub mod granule;
 pub mod io;
 pub mod memory;
 pub mod object;
