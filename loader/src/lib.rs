@@ -4,6 +4,7 @@
 
 pub mod dataset;
 pub mod decode;
+pub mod dtype;
 pub mod error;
 pub mod field;
 pub mod plan;
