@@ -13,6 +13,8 @@ pub mod origin;
 pub mod ram;
 pub mod stats;
 pub mod tiered;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{Error, Result};
 pub use memory::Lease;

@@ -56,6 +56,23 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The file it reads or writes.
+    pub fn file(&self) -> &Arc<IoFile> {
+        match self {
+            Self::Read { file, .. } | Self::Write { file, .. } => file,
+        }
+    }
+
+    /// Answers with an error, giving a read's slab back. Only for operations that the kernel doesn't hold.
+    pub fn fail(self, error: io::Error) {
+        match self {
+            Self::Read { slab, done, .. } => drop(done.send((slab, Err(error)))),
+            Self::Write { done, .. } => drop(done.send(Err(error))),
+        }
+    }
+}
+
 /// Reads `len` bytes at `offset` into `slab`; the number is short only at the end of the file.
 pub async fn read(
     io: &dyn BlockIo,
