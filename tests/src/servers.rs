@@ -124,7 +124,8 @@ impl Drop for FileServer {
     }
 }
 
-/// SeaweedFS with an S3 gateway: bucket `public` may be read by anybody, `private` only with [`Seaweed::KEY`] and [`Seaweed::SECRET`].
+/// SeaweedFS with an S3 gateway: bucket `public` may be read by anybody, `private` only with [`Seaweed::KEY`]
+/// and [`Seaweed::SECRET`].
 #[derive(Debug)]
 pub struct Seaweed {
     child: Child,

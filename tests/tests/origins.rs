@@ -16,7 +16,7 @@ fn origins(options: &[(&str, &str)]) -> Arc<Origins> {
     let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     // No metadata address is ever asked.
     let environment: BTreeMap<String, String> = [("AWS_EC2_METADATA_DISABLED".into(), "true".into())].into();
-    Arc::new(Origins::with_environment(options, environment).unwrap())
+    Arc::new(Origins::with_environment(options, environment).expect("options that are known"))
 }
 
 struct Http {
@@ -37,7 +37,7 @@ impl Http {
 
     async fn object(&self, name: &str, bytes: Bytes) -> ObjectMeta {
         self.put(name, bytes).await;
-        self.origins.head(&self.locate(name)).await.unwrap()
+        self.origins.head(&self.locate(name)).await.expect("an object that was just put")
     }
 }
 
@@ -47,7 +47,7 @@ impl Fixture for Http {
     }
 
     fn locate(&self, name: &str) -> Location {
-        resolve(&format!("{}/{}", self.server.url(), name.replace(' ', "%20"))).unwrap()
+        resolve(&format!("{}/{}", self.server.url(), name.replace(' ', "%20"))).expect("a URL")
     }
 
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, ()> {
@@ -208,7 +208,8 @@ async fn python_s_own_file_server_works_though_it_has_neither_ranges_nor_etags()
     assert_eq!(got, pattern(300_000, 1).slice(100_000..200_000));
 }
 
-/// One server for the tests of this file: it takes seconds to start. It ends with the last test that holds it.
+/// One server for the tests of this file: it takes seconds to start. It ends with the last test that holds
+/// it.
 static SEAWEED: LazyLock<Mutex<Weak<Seaweed>>> = LazyLock::new(Default::default);
 
 fn seaweed() -> Arc<Seaweed> {
@@ -232,7 +233,7 @@ impl Fixture for S3 {
     }
 
     fn locate(&self, name: &str) -> Location {
-        resolve(&format!("s3://{}/conformance/{name}", self.bucket)).unwrap()
+        resolve(&format!("s3://{}/conformance/{name}", self.bucket)).expect("a URL")
     }
 
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> BoxFuture<'a, ()> {

@@ -1,4 +1,5 @@
-//! What tests stand on: an origin and faults that a test controls. Behind the feature `testing`, never in a release.
+//! What tests stand on: an origin and faults that a test controls. Behind the feature `testing`, never in a
+//! release.
 //!
 //! Faults and latency are decorators: no production code has a branch for them.
 
