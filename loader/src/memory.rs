@@ -66,8 +66,8 @@ impl Shares {
             }));
         }
         let left = free - scratch - fixed;
-        let reads = (left / 3).clamp(LEAST_READS, MOST_READS);
-        let values = if layout.has_values() { (left - reads) / 2 } else { 0 };
+        let reads = (left / 4).clamp(LEAST_READS, MOST_READS);
+        let values = if layout.has_values() { (left - reads) / 3 } else { 0 };
         Ok(Self {
             scratch: arena.region("decoders", scratch)?,
             batches: arena.region("batches", (fixed + values).max(1))?,
