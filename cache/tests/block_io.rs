@@ -1,4 +1,6 @@
 //! One suite that every block I/O engine passes, and what only a ring promises.
+// clippy's leave to unwrap in tests ends at the functions that tests share.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::fs::File;
