@@ -78,7 +78,7 @@ impl Uring {
             let (report, started) = sync_channel(1);
             let run = {
                 let (queue, wake, options) = (queue.clone(), wake.clone(), options.clone());
-                move || match Driver::new(queue, wake, &options) {
+                move || match Driver::new(queue, wake, options) {
                     Ok((mut driver, flags)) => {
                         drop(report.send(Ok((flags, driver.ring.as_raw_fd()))));
                         driver.run();
@@ -216,7 +216,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: &Options) -> io::Result<(Self, &'static str)> {
+    /// Takes the options, so that the ring's hold on a file is the only one left behind: a forked child copies descriptors,
+    /// not rings.
+    fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: Options) -> io::Result<(Self, &'static str)> {
         let depth = options.depth.clamp(1, 1024);
         // One entry each, and one for the eventfd: neither of the ring's queues can overflow.
         let (mut ring, flags) = build(u32::try_from(depth + 1).unwrap_or(u32::MAX))?;
