@@ -10,11 +10,14 @@ use forebay_loader::dataset::tar::{Event, Kind, Member};
 /// (header offset, data offset, size, name in hex, kind), as archives.py lists them.
 type Listed = (u64, u64, u64, String, String);
 
-fn scan(bytes: &[u8]) -> Vec<Member> {
+fn scan(path: &Path) -> Vec<Member> {
+    let bytes = fs::read(path).unwrap();
     let mut scanner = TarScanner::new(Some(bytes.len() as u64));
     let mut members = Vec::new();
     for mut chunk in bytes.chunks(1000) {
-        while let Some(event) = scanner.scan(&mut chunk).unwrap() {
+        while let Some(event) =
+            scanner.scan(&mut chunk).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        {
             if let Event::Member(member) = event {
                 members.push(member);
             }
@@ -40,7 +43,7 @@ fn listed(member: &Member) -> Listed {
 fn compare(path: &Path) -> usize {
     let wanted: Vec<Listed> =
         serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
-    let members = scan(&fs::read(path).unwrap());
+    let members = scan(path);
     assert_eq!(members.len(), wanted.len(), "{}", path.display());
     for (got, wanted) in members.iter().map(listed).zip(wanted) {
         if got.4 == "sparse" {
