@@ -1,6 +1,6 @@
-//! What decoding costs: one thread, photographs from a folder, random boxes resized to 224 and flipped.
+//! What decoding costs: one thread, photographs from a folder, random boxes resized to SIDE (224) and flipped.
 //!
-//! `cargo run --release -p forebay-loader --example decode -- FOLDER`, where FOLDER holds JPEG files. Prints milliseconds per
+//! `cargo run --release -p forebay-loader --example decode -- FOLDER [SIDE]`, where FOLDER holds JPEG files. Prints milliseconds per
 //! image: with the nearest pixel, which is the decoding of the crop and next to nothing else; with its resize; and of the
 //! whole image for comparison. Each figure is the fastest of several rounds over the folder, so that other work on the
 //! machine counts as little as possible.
@@ -13,10 +13,10 @@ use forebay_loader::decode::{Decoder, Draws, Geometry, ImageOut, Limits};
 use forebay_loader::field::{DecodeMode, Interpolation, Transform};
 
 const ROUNDS: u32 = 7;
-const SIDE: u32 = 224;
 
 fn main() -> anyhow::Result<()> {
-    let folder: PathBuf = std::env::args_os().nth(1).context("usage: decode FOLDER")?.into();
+    let folder: PathBuf = std::env::args_os().nth(1).context("usage: decode FOLDER [SIDE]")?.into();
+    let side: u32 = std::env::args().nth(2).map_or(Ok(224), |side| side.parse())?;
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let bytes = std::fs::read(entry?.path())?;
@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
     for interpolation in [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic] {
         let transforms = [
             Transform::RandomResizedCrop {
-                size: (SIDE, SIDE),
+                size: (side, side),
                 scale: (0.08, 1.0),
                 ratio: (0.75, 4.0 / 3.0),
                 interpolation,
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
             Transform::RandomHorizontalFlip { p: 0.5 },
         ];
         for mode in [DecodeMode::Exact, DecodeMode::Fast] {
-            let mut slot = vec![0; (SIDE * SIDE * 3) as usize];
+            let mut slot = vec![0; (side * side * 3) as usize];
             let time = measure(&files, |decoder, bytes, draws| {
                 let out = ImageOut::Slot(&mut slot);
                 decoder.image(bytes, &transforms, mode, draws, out).map(|decoded| decoded.geometry)

@@ -3,6 +3,8 @@
 //! Needs a Python with Pillow, numpy, scikit-image, scikit-learn and matplotlib, named by FOREBAY_TEST_PYTHON. `make test`
 //! sets it up. Prints a table of the differences (`cargo test --test pillow -- --nocapture`), which docs/decoding.md shows.
 
+#![allow(clippy::unwrap_used, reason = "a test, helpers included: a panic is its way to fail")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -51,7 +53,7 @@ fn reference(folder: &Path) -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap()
 }
 
-fn decode(decoder: &mut Decoder, case: &Case, bytes: &[u8], mode: DecodeMode) -> Vec<u8> {
+fn decode(decoder: &mut Decoder, case: &Case, bytes: &[u8], mode: DecodeMode) -> (Vec<u8>, u32) {
     let draws = |operation: u32, draw: u32| case.draws[operation as usize][draw as usize];
     let decoded = if case.kind == "mask" {
         // The image that it belongs to has the mask's size, which decoding the mask as an image tells.
@@ -63,7 +65,7 @@ fn decode(decoder: &mut Decoder, case: &Case, bytes: &[u8], mode: DecodeMode) ->
     };
     let decoded = decoded.unwrap_or_else(|error| panic!("{}: {error}", case.group));
     assert_eq!(decoded.size(), Size { width: case.width, height: case.height }, "{}", case.group);
-    decoded.pixels.unwrap()
+    (decoded.pixels.unwrap(), decoded.denominator)
 }
 
 #[test]
@@ -77,12 +79,12 @@ fn pixels_equal_pillows() {
         let bytes = std::fs::read(folder.path().join(format!("{number}.bin"))).unwrap();
         let expected = std::fs::read(folder.path().join(format!("{number}.raw"))).unwrap();
         for &mode in &case.modes {
-            let pixels = decode(&mut decoder, case, &bytes, mode);
+            let (pixels, denominator) = decode(&mut decoder, case, &bytes, mode);
             assert_eq!(pixels.len(), expected.len(), "{}", case.group);
             let differences = || pixels.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b));
             let most = differences().max().unwrap();
             let mean = differences().map(f64::from).sum::<f64>() / pixels.len() as f64;
-            let row = table.entry(format!("{mode:?}: {}", case.group)).or_default();
+            let row = table.entry(format!("{mode:?} 1/{denominator}: {}", case.group)).or_default();
             row.cases += 1;
             row.most = row.most.max(most);
             row.sum += mean;

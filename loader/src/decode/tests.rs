@@ -57,6 +57,12 @@ fn claiming(mut bytes: Vec<u8>, width: u16, height: u16) -> Vec<u8> {
 }
 
 #[test]
+fn a_decoder_may_move_to_its_thread() {
+    fn movable<T: Send>(_: T) {}
+    movable(Decoder::new(Limits::default()));
+}
+
+#[test]
 fn without_transforms_an_image_comes_whole() {
     let decoded = image(&jpeg(&photo(33, 21), &Encoded::default()), &[]).unwrap();
     assert_eq!((decoded.size(), decoded.pixels.unwrap().len()), (size(33, 21), 33 * 21 * 3));
