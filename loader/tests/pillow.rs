@@ -89,7 +89,9 @@ fn pixels_equal_pillows() {
             row.most = row.most.max(most);
             row.sum += mean;
             row.worst_mean = row.worst_mean.max(mean);
-            if mode == DecodeMode::Exact && (most > case.most || mean > case.mean) {
+            // Fast decoding is bounded too, well above what docs/decoding.md shows: a wrong box would be far beyond it.
+            let bounds = if denominator == 1 { (case.most, case.mean) } else { (80, 6.0) };
+            if most > bounds.0 || mean > bounds.1 {
                 failures.push(format!("{} (case {number}): most {most}, mean {mean:.3}", case.group));
             }
         }
