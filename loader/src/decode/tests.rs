@@ -250,7 +250,7 @@ proptest! {
 
     #[test]
     fn damaged_files_give_pixels_or_an_error(
-        kind in 0usize..5,
+        kind in 0usize..8,
         changes in prop::collection::vec((0.0f64..1.0, any::<u8>()), 0..12),
         cut in prop::option::of(0.0f64..1.0),
         fast in any::<bool>(),
@@ -261,7 +261,10 @@ proptest! {
             1 => jpeg(&picture, &Encoded { progressive: true, ..Encoded::default() }),
             2 => with_exif(&jpeg(&picture, &Encoded { cmyk: true, ..Encoded::default() }), 6),
             3 => png(picture.size, png::ColorType::Rgb, png::BitDepth::Eight, None, &picture.pixels),
-            _ => encoded(&picture, image::ImageFormat::Tiff),
+            4 => encoded(&picture, image::ImageFormat::Tiff),
+            5 => encoded(&picture, image::ImageFormat::WebP),
+            6 => encoded(&picture, image::ImageFormat::Gif),
+            _ => encoded(&picture, image::ImageFormat::Bmp),
         };
         for (place, value) in changes {
             let at = (bytes.len() as f64 * place) as usize;
