@@ -11,6 +11,7 @@ pub mod memory;
 pub mod object;
 pub mod origin;
 pub mod ram;
+pub mod share;
 pub mod stats;
 pub mod tiered;
 

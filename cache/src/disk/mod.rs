@@ -11,7 +11,7 @@ pub use lock::FolderLock;
 pub use report::{CachedObject, Evict, Finding, Progress, Status};
 
 /// What the plan wants with a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Advice {
     /// Nothing is known; goes first, the least recently used object before others.
     #[default]

@@ -12,7 +12,7 @@
 //! 16       body: {"Kind": {...}}
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,11 +104,19 @@ pub(crate) async fn send<M: Serialize>(
     connection: &Connection,
     request: u64,
     message: &M,
-    fds: &[OwnedFd],
-) -> Result<std::io::Result<()>> {
-    let packet = encode(request, message, fds.len())?;
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    Ok(connection.send(&packet, &fds).await)
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Unsent> {
+    let packet = encode(request, message, fds.len()).map_err(Unsent::TooLarge)?;
+    connection.send(&packet, fds).await.map_err(Unsent::Gone)
+}
+
+/// Why a message did not go.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// It is longer than a packet may be; the connection goes on.
+    TooLarge(Error),
+    /// The other end is gone.
+    Gone(std::io::Error),
 }
 
 /// Why no further packet comes.

@@ -1,0 +1,160 @@
+//! What this client was lent, over all owners that it has had: so that a new owner can be told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::object::{ByteRange, ObjectMeta};
+
+/// The leases of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    table: Mutex<Table>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Counts connections: a lease's number means something to the owner that gave it only.
+    session: u64,
+    next: u64,
+    held: HashMap<u64, Held>,
+    /// Numbers to be told to the present owner.
+    ended: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Held {
+    object: Arc<ObjectMeta>,
+    range: ByteRange,
+    /// Blocks of the folder: memory of a dead owner needs nobody's consent.
+    in_file: bool,
+    session: u64,
+    number: u64,
+}
+
+/// A lease that a new owner has to know about.
+#[derive(Clone, Debug)]
+pub(crate) struct ToKeep {
+    key: u64,
+    /// Which object.
+    pub(crate) object: Arc<ObjectMeta>,
+    /// Which bytes.
+    pub(crate) range: ByteRange,
+}
+
+/// One lease; ends on drop. Owned by the read that needs it until the kernel has completed it.
+#[derive(Debug)]
+#[must_use = "the lease ends when this is dropped"]
+pub(crate) struct HeldLease {
+    leases: Arc<Leases>,
+    key: u64,
+}
+
+impl Leases {
+    /// A new connection: its number, and what its owner has to be told.
+    pub(crate) fn begin(&self) -> (u64, Vec<ToKeep>) {
+        let mut table = self.table.lock();
+        table.session += 1;
+        table.ended.clear();
+        let held = table.held.iter().filter(|(_, held)| held.in_file);
+        let keep = held.map(|(key, held)| ToKeep { key: *key, object: held.object.clone(), range: held.range });
+        (table.session, keep.collect())
+    }
+
+    /// Enters a lease that the owner of `session` gave under `number`.
+    pub(crate) fn hold(
+        self: &Arc<Self>,
+        session: u64,
+        number: u64,
+        in_file: bool,
+        object: Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> HeldLease {
+        let mut table = self.table.lock();
+        table.next += 1;
+        let key = table.next;
+        table.held.insert(key, Held { object, range, in_file, session, number });
+        HeldLease { leases: self.clone(), key }
+    }
+
+    /// The new owner keeps it as `number`.
+    pub(crate) fn kept(&self, session: u64, kept: &ToKeep, number: u64) {
+        let mut table = self.table.lock();
+        if let Some(held) = table.held.get_mut(&kept.key) {
+            (held.session, held.number) = (session, number);
+        } else {
+            table.end(session, number);
+            self.wake.notify_one();
+        }
+    }
+
+    /// A lease that arrived for nobody: whoever asked has gone.
+    pub(crate) fn unwanted(&self, session: u64, number: u64) {
+        self.table.lock().end(session, number);
+        self.wake.notify_one();
+    }
+
+    /// Waits for leases of the present session that have ended; their numbers.
+    pub(crate) async fn ended(&self) -> Vec<u64> {
+        loop {
+            let woken = self.wake.notified();
+            let ended = std::mem::take(&mut self.table.lock().ended);
+            if !ended.is_empty() {
+                return ended;
+            }
+            woken.await;
+        }
+    }
+}
+
+impl Table {
+    fn end(&mut self, session: u64, number: u64) {
+        if session == self.session {
+            self.ended.push(number);
+        }
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        let mut table = self.leases.table.lock();
+        if let Some(held) = table.held.remove(&self.key) {
+            table.end(held.session, held.number);
+        }
+        drop(table);
+        self.leases.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Location, Version};
+
+    #[tokio::test]
+    async fn a_new_owner_hears_of_file_leases_only_and_of_their_end_under_its_own_numbers() {
+        let leases = Arc::new(Leases::default());
+        let object = Arc::new(ObjectMeta::new(Location::new("s3://b/a"), 100, Version::Modified(1)));
+        let (old, keep) = leases.begin();
+        assert!(keep.is_empty());
+        let file = leases.hold(old, 7, true, object.clone(), ByteRange::new(0, 10));
+        let gone = leases.hold(old, 8, true, object.clone(), ByteRange::new(0, 10));
+        let memory = leases.hold(old, 9, false, object, ByteRange::new(0, 10));
+        let (new, keep) = leases.begin();
+        assert_eq!(keep.len(), 2);
+        drop((gone, memory));
+        for (number, lease) in (100..).zip(&keep) {
+            leases.kept(new, lease, number);
+        }
+        // One was dropped before the new owner answered; it is told under the number that it gave.
+        let first = leases.ended().await;
+        drop(file);
+        let mut all = leases.ended().await;
+        all.extend(first);
+        all.sort_unstable();
+        assert_eq!(all, [100, 101]);
+    }
+}
