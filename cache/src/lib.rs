@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod error;
+pub mod granule;
 pub mod io;
 pub mod memory;
 pub mod object;
@@ -14,6 +15,8 @@ pub mod ram;
 pub mod share;
 pub mod stats;
 pub mod tiered;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{Error, Result};
 pub use memory::Lease;
