@@ -1,6 +1,14 @@
-//! Doubles for tests of this crate and of those above it (feature `testing`): decorators that break what they wrap, so that
-//! production code needs no test branches.
+//! What tests stand on: an origin, a disk and faults that a test controls. Behind the feature `testing`, never in a release.
+//!
+//! Faults and latency are decorators: no production code has a branch for them.
 
-mod io;
+pub mod conformance;
+pub mod faults;
+pub mod gate;
+pub mod io;
+pub mod origin;
 
-pub use io::{Counts, Effect, Fault, FaultyIo, Kind};
+pub use faults::{Failure, Fault, Faults, FaultyOrigin, Op, Request, Rule};
+pub use gate::Gate;
+pub use io::{Counts, Effect, Fault as IoFault, FaultyIo, Kind};
+pub use origin::FakeOrigin;
