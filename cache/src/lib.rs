@@ -14,9 +14,9 @@ pub mod origin;
 pub mod ram;
 pub mod share;
 pub mod stats;
-pub mod tiered;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tiered;
 
 pub use error::{Error, Result};
 pub use memory::Lease;

@@ -1,6 +1,6 @@
 //! A connection to the owner of the folder: requests by number, answers in any order, and whether anybody is there at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -18,6 +18,9 @@ use super::message::{Answer, FolderFacts, Request};
 use super::protocol::{self, Ended, Packet, Unsent};
 use super::socket::{Connection, MAX_PACKET_BYTES};
 use crate::error::Error;
+
+/// Advice that waits to be sent.
+const MAX_ADVICE: usize = 4096;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug)]
@@ -54,6 +57,9 @@ pub(crate) struct Client {
     next: AtomicU64,
     state: Mutex<State>,
     ping: Notify,
+    lost: Notify,
+    advice: Mutex<VecDeque<Request>>,
+    advised: Notify,
     /// Reads and other short requests, and prefetches, which may take long: neither starves the other.
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
@@ -135,6 +141,9 @@ impl Client {
                         why: None,
                     }),
                     ping: Notify::new(),
+                    lost: Notify::new(),
+                    advice: Mutex::default(),
+                    advised: Notify::new(),
                     short: Arc::new(Semaphore::new(room)),
                     // One room is the registration's and the heartbeat's.
                     long: Arc::new(Semaphore::new(room.saturating_sub(8).max(1))),
@@ -156,7 +165,9 @@ impl Client {
                     self.leases.kept(self.session, &lease, number);
                 }
                 Ok(_) => {}
-                Err(CallError::Failed(error)) => tracing::debug!(%error, "a lease was not kept: what is read under it is checked"),
+                Err(CallError::Failed(error)) => {
+                    tracing::debug!(%error, "a lease was not kept: what is read under it is checked")
+                }
                 Err(CallError::Lost) => return,
             }
         }
@@ -168,7 +179,9 @@ impl Client {
         tokio::select! {
             () = self.receive_all() => {}
             () = self.tell_ends() => {}
+            () = self.tell_advice() => {}
             () = self.watch() => {}
+            () = self.lost.notified() => {}
         }
         // Dropping the senders tells those who wait.
         drop(self.state.lock().waiting.take());
@@ -249,6 +262,16 @@ impl Client {
         }
     }
 
+    async fn tell_advice(&self) {
+        loop {
+            let next = self.advice.lock().pop_front();
+            match next {
+                Some(request) => self.tell(&request).await,
+                None => self.advised.notified().await,
+            }
+        }
+    }
+
     /// Ends when somebody waits for an answer and the owner says nothing for too long, not even to a ping.
     async fn watch(&self) {
         let beat = (self.patience / 4).max(Duration::from_millis(1));
@@ -285,7 +308,11 @@ impl Client {
     }
 
     /// As [`Self::call`], with a descriptor.
-    pub(crate) async fn call_with(&self, request: &Request, fd: Option<OwnedFd>) -> Result<Packet<Answer>, CallError> {
+    pub(crate) async fn call_with(
+        &self,
+        request: &Request,
+        fd: Option<OwnedFd>,
+    ) -> Result<Packet<Answer>, CallError> {
         let room = if matches!(request, Request::Prefetch { .. }) { &self.long } else { &self.short };
         let room = room.clone().acquire_owned().await.map_err(|_| CallError::Lost)?;
         let (answer, waiting) = oneshot::channel();
@@ -308,7 +335,11 @@ impl Client {
     }
 
     /// Asks for a series of answers. They end with the owner's last one, or with the owner.
-    pub(crate) async fn series(&self, request: &Request, into: mpsc::Sender<Answer>) -> Result<(), CallError> {
+    pub(crate) async fn series(
+        &self,
+        request: &Request,
+        into: mpsc::Sender<Answer>,
+    ) -> Result<(), CallError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         match &mut self.state.lock().waiting {
             Some(waiting) => waiting.insert(number, Waiting::Many(into)),
@@ -339,6 +370,31 @@ impl Client {
     /// What those are told who wait when the connection ends.
     fn ended(&self) -> CallError {
         self.state.lock().why.clone().map_or(CallError::Lost, CallError::Failed)
+    }
+
+    /// Why the connection ended, where it is more than a lost owner.
+    pub(crate) fn why(&self) -> Option<Error> {
+        self.state.lock().why.clone()
+    }
+
+    /// True where the connection has ended, and another role is to be waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().waiting.is_none()
+    }
+
+    /// Ends the connection: whoever waits is told to look for another owner.
+    pub(crate) fn end(&self) {
+        drop(self.state.lock().waiting.take());
+        self.lost.notify_one();
+    }
+
+    /// Says what the plan wants, in order. With too much of it on its way the rest is left out: it is advice.
+    pub(crate) fn advise(&self, request: Request) {
+        let mut advice = self.advice.lock();
+        if advice.len() < MAX_ADVICE {
+            advice.push_back(request);
+            self.advised.notify_one();
+        }
     }
 
     /// The folder as the owner last described it.

@@ -18,7 +18,11 @@ pub(crate) trait Folder: Send + Sync + fmt::Debug {
     /// As [`tiered::Cache::object`].
     fn object<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<Arc<ObjectMeta>>>;
     /// As [`tiered::Cache::grant`].
-    fn grant<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Option<Grant>>>;
+    fn grant<'a>(
+        &'a self,
+        object: &'a Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Option<Grant>>>;
     /// As [`tiered::Cache::read`].
     fn read<'a>(
         &'a self,
@@ -27,7 +31,11 @@ pub(crate) trait Folder: Send + Sync + fmt::Debug {
         region: &'a Region,
     ) -> BoxFuture<'a, Result<Read>>;
     /// As [`tiered::Cache::prefetch`].
-    fn prefetch<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Prefetched>>;
+    fn prefetch<'a>(
+        &'a self,
+        object: &'a Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Prefetched>>;
     /// As [`tiered::Cache::recheck`].
     fn recheck(&self, block: BlockId) -> BoxFuture<'_, Result<bool>>;
     /// As [`tiered::Cache::advise`].
@@ -55,7 +63,11 @@ impl Folder for tiered::Cache {
         Box::pin(self.object(location))
     }
 
-    fn grant<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn grant<'a>(
+        &'a self,
+        object: &'a Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Option<Grant>>> {
         Box::pin(self.grant(object, range))
     }
 
@@ -68,7 +80,11 @@ impl Folder for tiered::Cache {
         Box::pin(self.read(object, range, region))
     }
 
-    fn prefetch<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Prefetched>> {
+    fn prefetch<'a>(
+        &'a self,
+        object: &'a Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Prefetched>> {
         Box::pin(self.prefetch(object, range))
     }
 

@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
@@ -35,15 +35,17 @@ pub(crate) struct NotInChildren {
 
 impl NotInChildren {
     /// Takes the descriptor under watch. It should be CLOEXEC already.
-    pub(crate) fn watch(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn watch(fd: RawFd) -> io::Result<Self> {
         install();
         let take = |slot: &AtomicI32| {
             slot.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
         let Some(slot) = OPEN.iter().position(take) else {
-            return Err(io::Error::other(format!("more than {SLOTS} descriptors are kept from forked children")));
+            return Err(io::Error::other(format!(
+                "more than {SLOTS} descriptors are kept from forked children"
+            )));
         };
-        OPEN[slot].store(fd.as_raw_fd(), Ordering::Release);
+        OPEN[slot].store(fd, Ordering::Release);
         Ok(Self { slot })
     }
 }
@@ -65,7 +67,7 @@ pub(crate) struct ParentOnly {
 impl ParentOnly {
     /// Takes the descriptor under watch. It should be CLOEXEC already.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { _watch: NotInChildren::watch(fd.as_fd())?, fd })
+        Ok(Self { _watch: NotInChildren::watch(fd.as_raw_fd())?, fd })
     }
 }
 
@@ -155,7 +157,7 @@ mod tests {
         let mut ours = LockFile::open(&path).unwrap();
         assert_eq!(ours.try_take().unwrap(), Taken::Yes);
         let birth = Birth::here();
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
         // SAFETY: the child calls async-signal-safe functions only, then exits without running destructors.
         let child = unsafe { libc::fork() };
         if child == 0 {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::disk::Grant;
 use crate::object::{ByteRange, ObjectMeta};
 
 /// The leases of one client.
@@ -13,6 +14,7 @@ use crate::object::{ByteRange, ObjectMeta};
 pub(crate) struct Leases {
     table: Mutex<Table>,
     wake: Notify,
+    emptied: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,8 @@ struct Held {
     in_file: bool,
     session: u64,
     number: u64,
+    /// The blocks themselves, where this process has become the owner.
+    pin: Option<Grant>,
 }
 
 /// A lease that a new owner has to know about.
@@ -60,7 +64,8 @@ impl Leases {
         table.session += 1;
         table.ended.clear();
         let held = table.held.iter().filter(|(_, held)| held.in_file);
-        let keep = held.map(|(key, held)| ToKeep { key: *key, object: held.object.clone(), range: held.range });
+        let keep =
+            held.map(|(key, held)| ToKeep { key: *key, object: held.object.clone(), range: held.range });
         (table.session, keep.collect())
     }
 
@@ -76,7 +81,7 @@ impl Leases {
         let mut table = self.table.lock();
         table.next += 1;
         let key = table.next;
-        table.held.insert(key, Held { object, range, in_file, session, number });
+        table.held.insert(key, Held { object, range, in_file, session, number, pin: None });
         HeldLease { leases: self.clone(), key }
     }
 
@@ -88,6 +93,26 @@ impl Leases {
         } else {
             table.end(session, number);
             self.wake.notify_one();
+        }
+    }
+
+    /// This process is the owner now: the lease keeps its blocks in place without anybody else.
+    pub(crate) fn pin(&self, kept: &ToKeep, grant: Grant) {
+        if let Some(held) = self.table.lock().held.get_mut(&kept.key) {
+            held.pin = Some(grant);
+        }
+    }
+
+    /// Waits until no lease is held.
+    pub(crate) async fn none_held(&self) {
+        let mut woken = std::pin::pin!(self.emptied.notified());
+        loop {
+            woken.as_mut().enable();
+            if self.table.lock().held.is_empty() {
+                return;
+            }
+            woken.as_mut().await;
+            woken.set(self.emptied.notified());
         }
     }
 
@@ -121,11 +146,16 @@ impl Table {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         let mut table = self.leases.table.lock();
-        if let Some(held) = table.held.remove(&self.key) {
+        let held = table.held.remove(&self.key);
+        if let Some(held) = &held {
             table.end(held.session, held.number);
         }
+        let empty = table.held.is_empty();
         drop(table);
         self.leases.wake.notify_one();
+        if empty {
+            self.leases.emptied.notify_waiters();
+        }
     }
 }
 

@@ -44,9 +44,14 @@ pub(crate) struct LockFile {
 impl LockFile {
     /// Opens the file, making it where it is missing. Not locked yet.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.and_then(|file| ParentOnly::new(file.into())).map_err(|error| {
-            failed(path, "the lock file can't be opened: the folder must be writable by every process that uses it", error)
+            failed(
+                path,
+                "the lock file can't be opened: the folder must be writable by every process that uses it",
+                error,
+            )
         })?;
         Ok(Self { file, path: path.into() })
     }
@@ -63,6 +68,13 @@ impl LockFile {
                     return Err(failed(&self.path, what, error.into()));
                 }
             }
+        }
+    }
+
+    /// Gives the lock back, in all of its references.
+    pub(crate) fn give_back(&mut self) {
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::error!(path = %self.path.display(), %error, "a lock could not be given back");
         }
     }
 
@@ -121,7 +133,8 @@ impl ClientLock {
             let path = clients.join(&name);
             let mut file = LockFile::open(&path)?;
             // An owner that looks for the dead may find the file before it is locked here, and remove it: then once more.
-            let named = || file.is_named().map_err(|error| failed(&path, "the lock can't be examined", error));
+            let named =
+                || file.is_named().map_err(|error| failed(&path, "the lock can't be examined", error));
             if named()? && file.try_take()? == Taken::Yes && file.is_named().unwrap_or(false) {
                 file.sign()?;
                 return Ok(Self { file, name: name.into() });
@@ -155,7 +168,8 @@ impl ClientWatch {
         let path = folder.join(CLIENTS).join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => {
-                let file = ParentOnly::new(file.into()).map_err(|error| failed(&path, "too many clients", error))?;
+                let file =
+                    ParentOnly::new(file.into()).map_err(|error| failed(&path, "too many clients", error))?;
                 Ok(Some(Self { file: LockFile { file, path } }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

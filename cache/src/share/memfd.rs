@@ -10,7 +10,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 /// The longest that is taken from another process: an index of 10 million samples fits.
 const LIMIT_BYTES: u64 = 1 << 30;
 
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 
 /// A file of memory that holds `bytes` and can't change any more. Blocks for the time of a copy.
 pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {

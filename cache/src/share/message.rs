@@ -250,7 +250,9 @@ impl From<WireFinding> for Finding {
 impl Request {
     /// Checks what a decoder can't: that an object's id is that of its name and version, and that a range lies inside it.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (Self::Keep { object, range } | Self::Lease { object, range, .. } | Self::Prefetch { object, range }) = self
+        let (Self::Keep { object, range }
+        | Self::Lease { object, range, .. }
+        | Self::Prefetch { object, range }) = self
         else {
             return Ok(());
         };

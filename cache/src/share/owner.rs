@@ -134,7 +134,7 @@ impl Owner {
             folder,
             dir,
             sharing,
-            released: AtomicBool::new(gate.is_open()),
+            released: AtomicBool::new(false),
             gate: Mutex::new(gate),
             clients: Mutex::default(),
             memory: Mutex::default(),
@@ -144,6 +144,7 @@ impl Owner {
     /// Lets clients in until this future is dropped; their sessions end with it.
     pub(crate) async fn serve(self: Arc<Self>, listener: Listener) {
         let mut sessions = JoinSet::new();
+        self.release();
         sessions.spawn(self.clone().watch_survivors());
         loop {
             tokio::select! {
@@ -162,7 +163,9 @@ impl Owner {
             Ok(connection) if sessions.len() <= MAX_CLIENTS => {
                 sessions.spawn(session::run(self.clone(), Arc::new(connection)));
             }
-            Ok(_) => tracing::warn!(dir = %self.dir.display(), "more than {MAX_CLIENTS} clients: one was turned away"),
+            Ok(_) => {
+                tracing::warn!(dir = %self.dir.display(), "more than {MAX_CLIENTS} clients: one was turned away")
+            }
             Err(error) => {
                 // Out of descriptors, most likely: not a reason to spin.
                 tracing::warn!(dir = %self.dir.display(), %error, "a client of the cache folder could not be let in");
@@ -193,7 +196,9 @@ impl Owner {
         let least = 2 * (MAX_LEASE_BYTES + GRANULE_BYTES);
         let bytes = self.sharing.memory_bytes.max(usize::try_from(least).unwrap_or(usize::MAX));
         let (arena, fd) = Arena::shared(bytes).map_err(|error| {
-            crate::Error::config(format!("{bytes} bytes of memory to share with other processes can't be mapped: {error}"))
+            crate::Error::config(format!(
+                "{bytes} bytes of memory to share with other processes can't be mapped: {error}"
+            ))
         })?;
         let region = arena.region("other processes", bytes)?;
         let fresh = Arc::new(SharedMemory { region, fd });
@@ -235,9 +240,13 @@ impl Owner {
     }
 
     fn account(&self, client: &str) {
-        let mut gate = self.gate.lock();
-        gate.accounted(client);
-        if gate.is_open() && !self.released.swap(true, Ordering::AcqRel) {
+        self.gate.lock().accounted(client);
+        self.release();
+    }
+
+    /// Lets evictions begin, once, when nobody is missing.
+    fn release(&self) {
+        if self.gate.lock().is_open() && !self.released.swap(true, Ordering::AcqRel) {
             tracing::debug!(dir = %self.dir.display(), "every client is registered: evictions begin");
             self.folder.release_evictions();
         }
@@ -253,7 +262,8 @@ impl Owner {
                 return;
             }
             for client in &missing {
-                let gone = ClientWatch::open(&self.dir, client).and_then(|watch| watch.map_or(Ok(true), |mut watch| watch.is_gone()));
+                let gone = ClientWatch::open(&self.dir, client)
+                    .and_then(|watch| watch.map_or(Ok(true), |mut watch| watch.is_gone()));
                 if gone.unwrap_or(false) {
                     self.account(client);
                 }

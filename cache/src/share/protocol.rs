@@ -67,7 +67,9 @@ pub(crate) fn encode<M: Serialize>(request: u64, message: &M, fds: usize) -> Res
         .map_err(|error| Error::Protocol { message: format!("a message can't be encoded: {error}") })?;
     if packet.len() > MAX_PACKET_BYTES || fds > MAX_FDS {
         let len = packet.len();
-        let message = format!("a message of {len} bytes and {fds} descriptors is more than {MAX_PACKET_BYTES} and {MAX_FDS}");
+        let message = format!(
+            "a message of {len} bytes and {fds} descriptors is more than {MAX_PACKET_BYTES} and {MAX_FDS}"
+        );
         return Err(Error::Protocol { message });
     }
     let body = u32::try_from(packet.len() - HEADER_BYTES).unwrap_or(u32::MAX);
@@ -89,7 +91,10 @@ pub(crate) fn decode<M: DeserializeOwned>(packet: &[u8], fds: usize) -> Result<(
         return Err(Unreadable::Version(version));
     }
     if usize::from(u16::from_le_bytes([f0, f1])) != fds {
-        return Err(Unreadable::Garbage(format!("{} descriptors were announced, {fds} came", u16::from_le_bytes([f0, f1]))));
+        return Err(Unreadable::Garbage(format!(
+            "{} descriptors were announced, {fds} came",
+            u16::from_le_bytes([f0, f1])
+        )));
     }
     let announced = u32::from_le_bytes([l0, l1, l2, l3]);
     if announced as usize != body.len() {
@@ -182,7 +187,10 @@ mod tests {
         let unreadable = decode::<Request>(&packet, 0).unwrap_err();
         assert_eq!(unreadable, Unreadable::Version(9));
         let shown = unreadable.explain("the owner (process 12)").to_string();
-        assert!(shown.contains("version 9") && shown.contains("version 1") && shown.contains("process 12"), "{shown}");
+        assert!(
+            shown.contains("version 9") && shown.contains("version 1") && shown.contains("process 12"),
+            "{shown}"
+        );
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use super::message::{Answer, MAX_LEASE_BYTES, Request, Urgency};
 use crate::error::Error;
 use crate::io::{self, BlockIo, IoFile};
 use crate::memory::{Lease, Region, Slab};
-use crate::object::{BLOCK_BYTES, ByteRange, GRANULE_BYTES, ObjectMeta};
+use crate::object::{BLOCK_BYTES, ByteRange, ObjectMeta};
 use crate::tiered::{Read, Tiers};
 
 /// How often a range is read from the folder before the owner's memory is asked.
@@ -124,7 +124,8 @@ impl Reader {
     ) -> Result<Source, CallError> {
         let request = Request::Lease { object: ObjectMeta::clone(object), range, urgency };
         let packet = client.call(&request).await?;
-        let held = |number, in_file| client.leases.hold(client.session, number, in_file, object.clone(), range);
+        let held =
+            |number, in_file| client.leases.hold(client.session, number, in_file, object.clone(), range);
         let (lease, offset, crcs, tiers) = match packet.message {
             Answer::File { lease, crcs } => (held(lease, true), range.granules().start, crcs, None),
             Answer::Memory { lease, offset, crcs, tiers } => (held(lease, false), offset, crcs, Some(tiers)),
@@ -147,9 +148,10 @@ impl Reader {
         let real = granules.intersect(ByteRange::new(0, object.size_bytes)).len();
         // A direct file is read in whole granules and ends short; memory holds the bytes alone.
         let len = if source.tiers.is_none() { bytes(granules.len()) } else { bytes(real) };
-        let tiers = source.tiers.map_or(Tiers { disk: piece.len(), ..Tiers::default() }, |[ram, disk, origin]| {
-            share_out([ram, disk, origin], piece.len())
-        });
+        let tiers =
+            source.tiers.map_or(Tiers { disk: piece.len(), ..Tiers::default() }, |[ram, disk, origin]| {
+                share_out([ram, disk, origin], piece.len())
+            });
         let io = self.io.clone();
         // A task of its own owns the lease until the kernel is done, also where nobody waits any more.
         let reading = self.runtime.spawn(async move {
@@ -160,9 +162,10 @@ impl Reader {
         let mut slab = slab.ok_or(Error::Closed)?;
         let checked = match read {
             Err(error) => Err((granules.start, format!("it could not be read: {error}"))),
-            Ok(came) if (came as u64) < real => {
-                Err((granules.start + came as u64, format!("the file ends there, {} bytes early", real - came as u64)))
-            }
+            Ok(came) if (came as u64) < real => Err((
+                granules.start + came as u64,
+                format!("the file ends there, {} bytes early", real - came as u64),
+            )),
             Ok(_) => {
                 slab.set_len(bytes(real));
                 match crcs::mismatch(&slab, &source.crcs) {
@@ -177,7 +180,8 @@ impl Reader {
 }
 
 fn file_of(fds: Vec<OwnedFd>, object: &ObjectMeta) -> Result<Arc<IoFile>, CallError> {
-    let missing = || Error::Protocol { message: format!("{}: a lease came without its file", object.location) };
+    let missing =
+        || Error::Protocol { message: format!("{}: a lease came without its file", object.location) };
     let fd = fds.into_iter().next().ok_or_else(missing)?;
     let file = IoFile::from_file(File::from(fd), PathBuf::from(object.location.file_name()));
     file.map(Arc::new).map_err(|_| missing().into())
@@ -199,7 +203,8 @@ fn pieces(range: ByteRange) -> Vec<ByteRange> {
 /// The owner counts whole granules; the reader asked for `len` bytes: the same proportions of them.
 fn share_out([ram, disk, origin]: [u64; 3], len: u64) -> Tiers {
     let total = (ram + disk + origin).max(1);
-    let part = |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(len) / u128::from(total)).unwrap_or(len);
+    let part =
+        |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(len) / u128::from(total)).unwrap_or(len);
     let (ram, disk) = (part(ram), part(disk));
     if origin > 0 {
         Tiers { ram, disk, origin: len - ram - disk }
@@ -217,6 +222,7 @@ fn bytes(len: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::GRANULE_BYTES;
     use proptest::prelude::*;
 
     proptest! {

@@ -75,7 +75,8 @@ fn admit(owner: &Owner, hello: &Packet<Request>) -> Result<(Arc<str>, ClientWatc
     let Request::Hello { client, .. } = &hello.message else {
         return Err(Error::Protocol { message: "the first message must be Hello".into() });
     };
-    let unlocked = || Error::Protocol { message: format!("the client's lock {client:?} is not held by anybody") };
+    let unlocked =
+        || Error::Protocol { message: format!("the client's lock {client:?} is not held by anybody") };
     let mut watch = ClientWatch::open(&owner.dir, client)?.ok_or_else(unlocked)?;
     if watch.is_gone()? {
         return Err(unlocked());
@@ -160,7 +161,9 @@ impl Session {
     async fn find(&self, message: Request, fds: Vec<OwnedFd>) -> Result<(Answer, Attached)> {
         let folder = &self.owner.folder;
         let answer = match message {
-            Request::Lease { object, range, urgency } => return self.lend(Arc::new(object), range, urgency).await,
+            Request::Lease { object, range, urgency } => {
+                return self.lend(Arc::new(object), range, urgency).await;
+            }
             Request::Keep { object, range } => return self.keep(Arc::new(object), range).await,
             Request::Object { location } => {
                 Answer::Object { object: ObjectMeta::clone(&*folder.object(&location).await?) }
@@ -183,22 +186,30 @@ impl Session {
             }
             Request::Evict { what } => Answer::Evicted { bytes: folder.evict(what).await? },
             Request::Status => {
-                let status = serde_json::to_vec(&folder.status().await?)
-                    .map_err(|error| Error::Protocol { message: format!("the status can't be encoded: {error}") })?;
+                let status = serde_json::to_vec(&folder.status().await?).map_err(|error| {
+                    Error::Protocol { message: format!("the status can't be encoded: {error}") }
+                })?;
                 return Ok((Answer::Status, Attached::Own(seal(status).await?)));
             }
             Request::Ping => Answer::Done { folder: self.owner.facts() },
             Request::Hello { .. } => return Err(Error::Protocol { message: "a second Hello".into() }),
             // Answered where they are received.
-            Request::Settled | Request::Release { .. } | Request::Advise { .. } | Request::Stop { .. } | Request::Verify => {
-                Answer::Done { folder: self.owner.facts() }
-            }
+            Request::Settled
+            | Request::Release { .. }
+            | Request::Advise { .. }
+            | Request::Stop { .. }
+            | Request::Verify => Answer::Done { folder: self.owner.facts() },
         };
         Ok((answer, Attached::Nothing))
     }
 
     /// The cache file where all is there; the owner's memory where it has to be fetched, or can't be kept.
-    async fn lend(&self, object: Arc<ObjectMeta>, range: ByteRange, urgency: Urgency) -> Result<(Answer, Attached)> {
+    async fn lend(
+        &self,
+        object: Arc<ObjectMeta>,
+        range: ByteRange,
+        urgency: Urgency,
+    ) -> Result<(Answer, Attached)> {
         let room = self.lent.room.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let folder = &self.owner.folder;
         if urgency == Urgency::Now
@@ -260,7 +271,8 @@ async fn into_shared(memory: &SharedMemory, bytes: Lease) -> Result<(Lease, u64)
 }
 
 async fn seal(bytes: Vec<u8>) -> Result<OwnedFd> {
-    let sealed = tokio::task::spawn_blocking(move || memfd::sealed(&bytes)).await.map_err(|_| Error::Closed)?;
+    let sealed =
+        tokio::task::spawn_blocking(move || memfd::sealed(&bytes)).await.map_err(|_| Error::Closed)?;
     sealed.map_err(|error| Error::Protocol { message: format!("memory for an answer can't be had: {error}") })
 }
 

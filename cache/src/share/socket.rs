@@ -2,6 +2,7 @@
 //!
 //! A packet arrives whole, with exactly the descriptors that were sent with it, or not at all. The socket's name may lie under a
 //! path of any length: it is bound and reached through /proc/self/fd.
+#![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -47,14 +48,13 @@ impl Listener {
         rustix::net::listen(&fd, BACKLOG)?;
         // Moved into place when it listens: a client finds the old name, which refuses, or the new one, which answers.
         std::fs::rename(folder.join(&fresh), folder.join(SOCKET))?;
-        Ok(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        Ok(Self { fd: register(fd)? })
     }
 
     /// The next client.
     pub(crate) async fn accept(&self) -> io::Result<Connection> {
-        let accept = |fd: &ParentOnly| {
-            Ok(rustix::net::accept_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
-        };
+        let accept =
+            |fd: &ParentOnly| Ok(rustix::net::accept_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
         let fd = self.fd.async_io(Interest::READABLE, accept).await?;
         Connection::new(fd)
     }
@@ -85,7 +85,7 @@ impl Connection {
     }
 
     fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: AsyncFd::new(ParentOnly::new(fd)?)? })
+        Ok(Self { fd: register(ParentOnly::new(fd)?)? })
     }
 
     /// Sends one packet; waits while the other end is behind.
@@ -106,6 +106,11 @@ impl Connection {
             Err(error) => Err(error),
         }
     }
+}
+
+fn register(fd: ParentOnly) -> io::Result<AsyncFd<ParentOnly>> {
+    // SAFETY: the descriptor belongs to `fd`, which gives the same number as long as it lives and moves in here.
+    unsafe { AsyncFd::register(fd) }.map_err(|refused| refused.into_parts().1)
 }
 
 fn send_once(fd: &ParentOnly, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

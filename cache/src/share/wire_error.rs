@@ -86,7 +86,9 @@ impl From<Error> for WireError {
                 let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 Self::Stalled { location, range, after_ms }
             }
-            Error::OutOfRange { location, range, size_bytes } => Self::OutOfRange { location, range, size_bytes },
+            Error::OutOfRange { location, range, size_bytes } => {
+                Self::OutOfRange { location, range, size_bytes }
+            }
             Error::Config { message } => Self::Config { message },
             Error::CacheDir { path, what, source } => Self::CacheDir { path, what, source: chain(&source) },
             Error::QuotaTooSmall { limit_bytes, needed_bytes, what } => {
@@ -116,7 +118,9 @@ impl From<WireError> for Error {
             WireError::Stalled { location, range, after_ms } => {
                 Self::Stalled { location, range, after: Duration::from_millis(after_ms) }
             }
-            WireError::OutOfRange { location, range, size_bytes } => Self::OutOfRange { location, range, size_bytes },
+            WireError::OutOfRange { location, range, size_bytes } => {
+                Self::OutOfRange { location, range, size_bytes }
+            }
             WireError::Config { message } => Self::Config { message },
             WireError::CacheDir { path, what, source } => Self::CacheDir { path, what, source: told(source) },
             WireError::QuotaTooSmall { limit_bytes, needed_bytes, what } => {
