@@ -4,7 +4,10 @@
 //! Changes are grouped by one thread: 64 MiB of blocks or 500 ms, whichever comes first. Every entry carries a check over
 //! itself: a flipped bit in the file makes an entry that isn't believed, not a wrong block.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::object::{BlockId, Location, ObjectId, ObjectMeta, Version};
+use crate::share::fork::NotInChildren;
 
 const BLOCKS: TableDefinition<&[u8; 20], u64> = TableDefinition::new("blocks 1");
 const OBJECTS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("objects 1");
@@ -59,6 +63,8 @@ pub(super) enum Change {
 /// The database. Errors of every kind, panics on a broken file included, come out as `io::Error`.
 #[derive(Debug)]
 pub(super) struct Index {
+    /// The database's own lock must not live on in a forked child. Dropped before the file closes.
+    _not_in_children: NotInChildren,
     database: Database,
 }
 
@@ -98,14 +104,17 @@ impl Index {
     /// Opens or makes the index at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         guarded(|| {
-            let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)?;
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            let _not_in_children = NotInChildren::watch(file.as_raw_fd())?;
+            let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_file(file)?;
             let mut write = database.begin_write()?;
             write.set_quick_repair(true);
             write.open_table(BLOCKS)?;
             write.open_table(OBJECTS)?;
             write.open_table(NAMES)?;
             write.commit()?;
-            Ok(Self { database })
+            Ok(Self { _not_in_children, database })
         })
     }
 

@@ -45,7 +45,10 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.leave.send_replace(true);
+        // In a forked child nobody listens, and the channel's lock may be held by a thread that doesn't exist.
+        if self.birth.check().is_ok() {
+            self.leave.send_replace(true);
+        }
     }
 }
 
@@ -209,13 +212,19 @@ impl Cache {
     }
 
     /// As [`tiered::Cache::verify`]; where the owner dies meanwhile, it begins again.
-    pub fn verify(&self) -> mpsc::Receiver<Progress> {
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn verify(&self) -> Result<mpsc::Receiver<Progress>> {
+        self.inner.birth.check()?;
         let (into, progress) = mpsc::channel(64);
-        if self.inner.birth.check().is_ok() {
-            let cache = Self { inner: self.inner.clone() };
-            self.inner.reader.runtime.spawn(async move { cache.verify_into(into).await });
-        }
-        progress
+        let cache = self.clone();
+        self.inner.reader.runtime.spawn(async move {
+            if let Err(error) = cache.verify_into(into).await {
+                tracing::error!(%error, "verify ended early");
+            }
+        });
+        Ok(progress)
     }
 
     /// As [`tiered::Cache::status`].
@@ -315,50 +324,51 @@ impl Cache {
         read.map_err(|error| Error::Protocol { message: format!("an answer's file can't be read: {error}") })
     }
 
-    async fn verify_into(&self, into: mpsc::Sender<Progress>) {
+    async fn verify_into(&self, into: mpsc::Sender<Progress>) -> Result<()> {
         while !into.is_closed() {
-            match self.role().await {
-                Ok(Role::Owner(folder)) => {
-                    let mut progress = folder.verify();
+            match self.role().await? {
+                Role::Owner(folder) => {
+                    let mut progress = folder.verify()?;
                     while let Some(step) = progress.recv().await {
                         if into.send(step).await.is_err() {
-                            return;
+                            break;
                         }
                     }
-                    return;
+                    return Ok(());
                 }
-                Ok(Role::Client(client)) => {
-                    if series(&client, &into).await {
-                        return;
+                Role::Client(client) => {
+                    if series(&client, &into).await? {
+                        return Ok(());
                     }
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the cached blocks can't be verified");
-                    return;
-                }
+                _ => {}
             }
         }
+        Ok(())
     }
 }
 
 /// Passes an owner's findings on; false where it was lost before the end.
-async fn series(client: &Client, into: &mpsc::Sender<Progress>) -> bool {
+async fn series(client: &Client, into: &mpsc::Sender<Progress>) -> Result<bool> {
     let (answers, mut coming) = mpsc::channel(64);
     if client.series(&Request::Verify, answers).await.is_err() {
         client.end();
-        return false;
+        return Ok(false);
     }
     while let Some(answer) = coming.recv().await {
-        let Answer::Progress { checked_blocks, total_blocks, checked_bytes, finding } = answer else {
-            continue;
+        let step = match answer {
+            Answer::Progress { checked_blocks, total_blocks, checked_bytes, finding } => {
+                Progress { checked_blocks, total_blocks, checked_bytes, finding: finding.map(Into::into) }
+            }
+            Answer::Done { .. } => return Ok(true),
+            Answer::Failed { error } => return Err(error.into()),
+            other => return Err(unexpected(&other)),
         };
-        let finding = finding.map(Into::into);
-        if into.send(Progress { checked_blocks, total_blocks, checked_bytes, finding }).await.is_err() {
-            return true;
+        if into.send(step).await.is_err() {
+            return Ok(true);
         }
     }
-    !client.has_ended()
+    Ok(false)
 }
 
 fn member(dir: &Path, sharing: Sharing, io: &dyn BlockIo, open: Open) -> Result<Member> {

@@ -224,7 +224,7 @@ impl Client {
         let request = packet.request;
         let last = !matches!(packet.message, Answer::Progress { .. });
         // A slow reader of a series holds this connection up: it belongs to the program that shows it.
-        let wanted = last || many.send(packet.message).await.is_ok();
+        let wanted = many.send(packet.message).await.is_ok() || last;
         if !wanted {
             self.tell(&Request::Stop { request }).await;
         } else if !last && let Some(waiting) = &mut self.state.lock().waiting {

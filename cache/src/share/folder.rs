@@ -49,7 +49,7 @@ pub(crate) trait Folder: Send + Sync + fmt::Debug {
     /// As [`tiered::Cache::evict`].
     fn evict(&self, what: Evict) -> BoxFuture<'_, Result<u64>>;
     /// As [`tiered::Cache::verify`].
-    fn verify(&self) -> mpsc::Receiver<Progress>;
+    fn verify(&self) -> Result<mpsc::Receiver<Progress>>;
     /// As [`tiered::Cache::status`].
     fn status(&self) -> BoxFuture<'_, Result<Status>>;
     /// As [`tiered::Cache::stats`].
@@ -112,7 +112,7 @@ impl Folder for tiered::Cache {
         Box::pin(self.evict(what))
     }
 
-    fn verify(&self) -> mpsc::Receiver<Progress> {
+    fn verify(&self) -> Result<mpsc::Receiver<Progress>> {
         self.verify()
     }
 

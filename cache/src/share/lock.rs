@@ -136,7 +136,6 @@ impl ClientLock {
             let named =
                 || file.is_named().map_err(|error| failed(&path, "the lock can't be examined", error));
             if named()? && file.try_take()? == Taken::Yes && file.is_named().unwrap_or(false) {
-                file.sign()?;
                 return Ok(Self { file, name: name.into() });
             }
         }

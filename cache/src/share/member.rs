@@ -115,8 +115,10 @@ impl Actor {
             Action::Open => match self.open().await {
                 Ok(()) => Event::Opened,
                 Err(error) => {
-                    self.trouble(error);
                     self.member.lock.give_back();
+                    if !is_busy(&error) {
+                        self.trouble(error);
+                    }
                     Event::CannotOpen
                 }
             },
@@ -234,6 +236,8 @@ impl Actor {
                 if let Err(error) = owner.folder.close().await {
                     tracing::error!(%error, "the cache folder was not closed in order; the next start repairs it");
                 }
+                // It joins a thread.
+                drop(tokio::task::spawn_blocking(move || drop(owner)).await);
             }
             Some(Present::Client(client)) => client.end(),
             None => {}
@@ -244,6 +248,12 @@ impl Actor {
         drop(tokio::task::spawn_blocking(move || drop(holds)).await);
         drop((client_lock, lock));
     }
+}
+
+/// True where a former owner, or a child of it, still has the index open: that passes.
+fn is_busy(error: &Error) -> bool {
+    let Error::CacheDir { source, .. } = error else { return false };
+    source.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
 async fn wait_at_most(limit: std::time::Duration, what: impl Future<Output = ()>) {

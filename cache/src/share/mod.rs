@@ -32,5 +32,9 @@ mod takeover;
 mod wire_error;
 
 mod cache;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
 
 pub use cache::Cache;

@@ -244,7 +244,10 @@ impl Session {
     }
 
     async fn verify(self: Arc<Self>, request: u64) {
-        let mut progress = self.owner.folder.verify();
+        let mut progress = match self.owner.folder.verify() {
+            Ok(progress) => progress,
+            Err(error) => return send(&self.connection, request, &failed(error), None).await,
+        };
         while let Some(step) = progress.recv().await {
             let answer = Answer::Progress {
                 checked_blocks: step.checked_blocks,
