@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +108,9 @@ impl Index {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
             let _not_in_children = NotInChildren::watch(file.as_raw_fd())?;
-            let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_file(file)?;
+            let database = Database::builder()
+                .set_cache_size(PAGE_CACHE_BYTES)
+                .create_with_backend(FileBackend::new(file)?)?;
             let mut write = database.begin_write()?;
             write.set_quick_repair(true);
             write.open_table(BLOCKS)?;

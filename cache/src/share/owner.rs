@@ -66,6 +66,7 @@ pub(crate) struct Lent {
 
 /// One lease: what it keeps in place, and the room that it takes.
 #[derive(Debug)]
+#[expect(dead_code, reason = "held, not read: dropping them ends the lease")]
 pub(crate) struct Loan {
     /// Blocks of the folder, or bytes in shared memory.
     pub(crate) what: Pinned,
@@ -75,7 +76,7 @@ pub(crate) struct Loan {
 
 /// What a lease keeps in place.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held, not read: dropping them ends the lease")]
+#[expect(dead_code, reason = "as above")]
 pub(crate) enum Pinned {
     File(Grant),
     Memory(Lease),

@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(header, [1, 0, 0, 0, u8::try_from(body.len()).unwrap(), 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             std::str::from_utf8(body).unwrap(),
-            r#"{"Lease":{"object":{"location":"s3://photos/a.tar","size_bytes":10000,"version":{"etag":"\"1\""},"id":"GOLDEN"},"range":{"start":5,"end":9},"urgency":"Now"}}"#
+            r#"{"Lease":{"object":{"location":"s3://photos/a.tar","size_bytes":10000,"version":{"etag":"\"1\""},"id":"8088cee7d6f7fc8a0fd915193faef935"},"range":{"start":5,"end":9},"urgency":"Now"}}"#
         );
         assert_eq!(decode::<Request>(&packet, 0).unwrap(), (7, golden()));
     }

@@ -96,8 +96,12 @@ impl User {
         use futures::stream::{self, StreamExt, TryStreamExt};
         let per_object = OBJECT_BYTES.div_ceil(SAMPLE_BYTES);
         let mut samples: Vec<u64> = (0..per_object * OBJECTS as u64).collect();
-        samples.sort_by_key(|sample| (sample + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ seed << 17).rotate_left(29));
-        let reads = samples.into_iter().map(|sample| self.sample((sample / per_object) as usize, sample % per_object));
+        samples.sort_by_key(|sample| {
+            (sample + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ seed << 17).rotate_left(29)
+        });
+        let reads = samples
+            .into_iter()
+            .map(|sample| self.sample((sample / per_object) as usize, sample % per_object));
         let mut reads = stream::iter(reads).buffer_unordered(AT_ONCE);
         let mut count = 0;
         while let Some(()) = reads.try_next().await? {
@@ -113,7 +117,8 @@ impl User {
         let start = at * SAMPLE_BYTES;
         let range = ByteRange::new(start, (start + SAMPLE_BYTES).min(OBJECT_BYTES));
         let read = self.cache.read(&Arc::new(object(index)), range, &self.region).await?;
-        let wrong = (range.start..range.end).zip(read.lease.iter()).find(|(at, found)| **found != byte(index, *at));
+        let wrong =
+            (range.start..range.end).zip(read.lease.iter()).find(|(at, found)| **found != byte(index, *at));
         if read.lease.len() as u64 != range.len() || wrong.is_some() {
             say(&format!("failed: object {index}, {range}: {} bytes, wrong at {wrong:?}", read.lease.len()));
         }
