@@ -6,7 +6,7 @@ use std::sync::mpsc::sync_channel;
 
 use tokio::sync::{mpsc, watch};
 
-use super::client::{CallError, Client, unexpected};
+use super::client::{CallError, Client, Reply, unexpected};
 use super::folder::Folder;
 use super::fork::Birth;
 use super::leases::Leases;
@@ -14,7 +14,6 @@ use super::lock::{ClientLock, LockFile, OWNER_LOCK};
 use super::member::{Actor, Member, Open, Role};
 use super::memfd;
 use super::message::{Answer, Request};
-use super::protocol::Packet;
 use super::read::Reader;
 use crate::disk::{Advice, Evict, Progress, Status};
 use crate::error::{Error, Result};
@@ -57,7 +56,7 @@ enum Asked {
     /// This process does.
     Here(Arc<dyn Folder>),
     /// The owner did.
-    There(Packet<Answer>),
+    There(Reply),
 }
 
 impl Cache {
@@ -134,7 +133,7 @@ impl Cache {
     pub async fn object(&self, location: &Location) -> Result<Arc<ObjectMeta>> {
         match self.ask(&Request::Object { location: location.clone() }, None).await? {
             Asked::Here(folder) => folder.object(location).await,
-            Asked::There(Packet { message: Answer::Object { object }, .. }) => Ok(Arc::new(object)),
+            Asked::There(Reply { message: Answer::Object { object }, .. }) => Ok(Arc::new(object)),
             Asked::There(other) => Err(unexpected(&other.message)),
         }
     }
@@ -161,9 +160,9 @@ impl Cache {
     pub async fn prefetch(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
         match self.ask(&Request::Prefetch { object: ObjectMeta::clone(object), range }, None).await? {
             Asked::Here(folder) => folder.prefetch(object, range).await,
-            Asked::There(Packet {
-                message: Answer::Prefetched { present, stored, declined, .. }, ..
-            }) => Ok(Prefetched { present, stored, declined }),
+            Asked::There(Reply { message: Answer::Prefetched { present, stored, declined, .. }, .. }) => {
+                Ok(Prefetched { present, stored, declined })
+            }
             Asked::There(other) => Err(unexpected(&other.message)),
         }
     }
@@ -185,8 +184,8 @@ impl Cache {
     pub async fn aux_get(&self, kind: &str, id: &ObjectId) -> Result<Option<Vec<u8>>> {
         match self.ask(&Request::AuxGet { kind: kind.into(), object: *id }, None).await? {
             Asked::Here(folder) => folder.aux_get(kind, id).await,
-            Asked::There(Packet { message: Answer::Aux { found: false }, .. }) => Ok(None),
-            Asked::There(packet @ Packet { message: Answer::Aux { found: true }, .. }) => {
+            Asked::There(Reply { message: Answer::Aux { found: false }, .. }) => Ok(None),
+            Asked::There(packet @ Reply { message: Answer::Aux { found: true }, .. }) => {
                 Ok(Some(self.attached(packet).await?))
             }
             Asked::There(other) => Err(unexpected(&other.message)),
@@ -197,7 +196,7 @@ impl Cache {
     pub async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
         match self.ask(&Request::AuxPut { kind: kind.into(), object: *id }, Some(&bytes)).await? {
             Asked::Here(folder) => folder.aux_put(kind, id, bytes).await,
-            Asked::There(Packet { message: Answer::AuxKept { kept }, .. }) => Ok(kept),
+            Asked::There(Reply { message: Answer::AuxKept { kept }, .. }) => Ok(kept),
             Asked::There(other) => Err(unexpected(&other.message)),
         }
     }
@@ -206,7 +205,7 @@ impl Cache {
     pub async fn evict(&self, what: Evict) -> Result<u64> {
         match self.ask(&Request::Evict { what }, None).await? {
             Asked::Here(folder) => folder.evict(what).await,
-            Asked::There(Packet { message: Answer::Evicted { bytes }, .. }) => Ok(bytes),
+            Asked::There(Reply { message: Answer::Evicted { bytes }, .. }) => Ok(bytes),
             Asked::There(other) => Err(unexpected(&other.message)),
         }
     }
@@ -231,7 +230,7 @@ impl Cache {
     pub async fn status(&self) -> Result<Status> {
         match self.ask(&Request::Status, None).await? {
             Asked::Here(folder) => folder.status().await,
-            Asked::There(packet @ Packet { message: Answer::Status, .. }) => {
+            Asked::There(packet @ Reply { message: Answer::Status, .. }) => {
                 let json = self.attached(packet).await?;
                 serde_json::from_slice(&json).map_err(|error| Error::Protocol {
                     message: format!("its status can't be read: {error}"),
@@ -308,7 +307,7 @@ impl Cache {
         client: &Client,
         request: &Request,
         bytes: Option<&[u8]>,
-    ) -> Result<Packet<Answer>, CallError> {
+    ) -> Result<Reply, CallError> {
         // A copy into memory of the kernel: short beside what it took to make the bytes.
         let fd = bytes.map(memfd::sealed).transpose().map_err(|error| Error::Protocol {
             message: format!("memory for a request can't be had: {error}"),
@@ -316,7 +315,7 @@ impl Cache {
         client.call_with(request, fd).await
     }
 
-    async fn attached(&self, packet: Packet<Answer>) -> Result<Vec<u8>> {
+    async fn attached(&self, packet: Reply) -> Result<Vec<u8>> {
         let fd = packet.fds.into_iter().next();
         let fd = fd.ok_or_else(|| Error::Protocol { message: "an answer came without its file".into() })?;
         let read = self.inner.reader.runtime.spawn_blocking(move || memfd::read(fd)).await;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::leases::Leases;
+use super::leases::{Leases, Unclaimed};
 use super::lock;
 use super::message::{Answer, FolderFacts, Request};
 use super::protocol::{self, Ended, Packet, Unsent};
@@ -37,10 +37,21 @@ impl From<Error> for CallError {
     }
 }
 
+/// An answer. A lease in it ends unless it is claimed, also where the answer is dropped on its way.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// What it says.
+    pub(crate) message: Answer,
+    /// What travelled with it.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The lease that it gives.
+    pub(crate) lease: Option<Unclaimed>,
+}
+
 /// Who waits for an answer.
 #[derive(Debug)]
 enum Waiting {
-    Once(oneshot::Sender<Packet<Answer>>),
+    Once(oneshot::Sender<Reply>),
     Many(mpsc::Sender<Answer>),
 }
 
@@ -161,8 +172,9 @@ impl Client {
         for lease in keep {
             let request = Request::Keep { object: (*lease.object).clone(), range: lease.range };
             match self.call(&request).await {
-                Ok(Packet { message: Answer::File { lease: number, .. }, .. }) => {
+                Ok(Reply { message: Answer::File { lease: number, .. }, lease: given, .. }) => {
                     self.leases.kept(self.session, &lease, number);
+                    given.map(Unclaimed::keep);
                 }
                 Ok(_) => {}
                 Err(CallError::Failed(error)) => {
@@ -204,38 +216,36 @@ impl Client {
     }
 
     async fn deliver(&self, packet: Packet<Answer>) {
+        let Packet { request, message, fds } = packet;
+        let lease = match message {
+            Answer::File { lease, .. } | Answer::Memory { lease, .. } => {
+                Some(self.leases.unclaimed(self.session, lease))
+            }
+            _ => None,
+        };
         let many = {
             let mut state = self.state.lock();
             state.heard = Instant::now();
-            if let Answer::Done { folder } | Answer::Prefetched { folder, .. } = &packet.message {
+            if let Answer::Done { folder } | Answer::Prefetched { folder, .. } = &message {
                 state.facts = *folder;
             }
-            match state.waiting.as_mut().and_then(|waiting| waiting.remove(&packet.request)) {
-                None => return self.give_back(&packet),
+            match state.waiting.as_mut().and_then(|waiting| waiting.remove(&request)) {
+                // Whoever asked has gone.
+                None => return,
                 Some(Waiting::Once(waiting)) => {
-                    if let Err(packet) = waiting.send(packet) {
-                        self.give_back(&packet);
-                    }
+                    drop(waiting.send(Reply { message, fds, lease }));
                     return;
                 }
                 Some(Waiting::Many(many)) => many,
             }
         };
-        let request = packet.request;
-        let last = !matches!(packet.message, Answer::Progress { .. });
+        let last = !matches!(message, Answer::Progress { .. });
         // A slow reader of a series holds this connection up: it belongs to the program that shows it.
-        let wanted = many.send(packet.message).await.is_ok() || last;
+        let wanted = many.send(message).await.is_ok() || last;
         if !wanted {
             self.tell(&Request::Stop { request }).await;
         } else if !last && let Some(waiting) = &mut self.state.lock().waiting {
             waiting.insert(request, Waiting::Many(many));
-        }
-    }
-
-    /// An answer for somebody who has gone.
-    fn give_back(&self, packet: &Packet<Answer>) {
-        if let Answer::File { lease, .. } | Answer::Memory { lease, .. } = packet.message {
-            self.leases.unwanted(self.session, lease);
         }
     }
 
@@ -303,16 +313,12 @@ impl Client {
     }
 
     /// Asks, and waits for the answer. The request may be done although nobody waits any more.
-    pub(crate) async fn call(&self, request: &Request) -> Result<Packet<Answer>, CallError> {
+    pub(crate) async fn call(&self, request: &Request) -> Result<Reply, CallError> {
         self.call_with(request, None).await
     }
 
     /// As [`Self::call`], with a descriptor.
-    pub(crate) async fn call_with(
-        &self,
-        request: &Request,
-        fd: Option<OwnedFd>,
-    ) -> Result<Packet<Answer>, CallError> {
+    pub(crate) async fn call_with(&self, request: &Request, fd: Option<OwnedFd>) -> Result<Reply, CallError> {
         let room = if matches!(request, Request::Prefetch { .. }) { &self.long } else { &self.short };
         let room = room.clone().acquire_owned().await.map_err(|_| CallError::Lost)?;
         let (answer, waiting) = oneshot::channel();
@@ -323,14 +329,14 @@ impl Client {
             Err(Unsent::TooLarge(error)) => return Err(error.into()),
             Err(Unsent::Gone(_)) => return Err(self.ended()),
         }
-        let packet = waiting.await.map_err(|_| self.ended())?;
-        match packet.message {
+        let reply = waiting.await.map_err(|_| self.ended())?;
+        match reply.message {
             Answer::Failed { error } => match Error::from(error) {
                 // The owner is leaving: the next one will answer.
                 Error::Closed => Err(CallError::Lost),
                 error => Err(error.into()),
             },
-            _ => Ok(packet),
+            _ => Ok(reply),
         }
     }
 

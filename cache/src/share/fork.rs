@@ -158,11 +158,13 @@ mod tests {
         assert_eq!(ours.try_take().unwrap(), Taken::Yes);
         let birth = Birth::here();
         let (reader, writer) = std::io::pipe().unwrap();
+        let (mut ready, begun) = std::io::pipe().unwrap();
         // SAFETY: the child calls async-signal-safe functions only, then exits without running destructors.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let knows = birth.check().is_err();
-            drop(writer);
+            // Its handlers have run.
+            drop((writer, begun));
             // The parent closes its end when it has looked.
             let mut byte = [0u8];
             // SAFETY: the buffer is valid for one byte, and _exit ends the child at once.
@@ -172,6 +174,8 @@ mod tests {
             }
         }
         assert!(child > 0 && birth.check().is_ok());
+        drop(begun);
+        std::io::Read::read_to_end(&mut ready, &mut Vec::new()).unwrap();
         drop(ours);
         let mut other = LockFile::open(&path).unwrap();
         let taken = other.try_take().unwrap();

@@ -69,20 +69,20 @@ impl Leases {
         (table.session, keep.collect())
     }
 
-    /// Enters a lease that the owner of `session` gave under `number`.
-    pub(crate) fn hold(
-        self: &Arc<Self>,
-        session: u64,
-        number: u64,
-        in_file: bool,
-        object: Arc<ObjectMeta>,
-        range: ByteRange,
-    ) -> HeldLease {
-        let mut table = self.table.lock();
-        table.next += 1;
-        let key = table.next;
-        table.held.insert(key, Held { object, range, in_file, session, number, pin: None });
-        HeldLease { leases: self.clone(), key }
+    /// A lease that the owner of `session` gave under `number`: whoever asked for it may be gone.
+    pub(crate) fn unclaimed(self: &Arc<Self>, session: u64, number: u64) -> Unclaimed {
+        Unclaimed { leases: Some(self.clone()), session, number }
+    }
+
+    fn hold(self: Arc<Self>, held: Held) -> HeldLease {
+        let key = {
+            let mut table = self.table.lock();
+            table.next += 1;
+            let key = table.next;
+            table.held.insert(key, held);
+            key
+        };
+        HeldLease { leases: self, key }
     }
 
     /// The new owner keeps it as `number`.
@@ -116,12 +116,6 @@ impl Leases {
         }
     }
 
-    /// A lease that arrived for nobody: whoever asked has gone.
-    pub(crate) fn unwanted(&self, session: u64, number: u64) {
-        self.table.lock().end(session, number);
-        self.wake.notify_one();
-    }
-
     /// Waits for leases of the present session that have ended; their numbers.
     pub(crate) async fn ended(&self) -> Vec<u64> {
         loop {
@@ -139,6 +133,43 @@ impl Table {
     fn end(&mut self, session: u64, number: u64) {
         if session == self.session {
             self.ended.push(number);
+        }
+    }
+}
+
+/// A lease on its way to whoever asked for it; ends on drop.
+#[derive(Debug)]
+#[must_use = "the lease ends when this is dropped"]
+pub(crate) struct Unclaimed {
+    leases: Option<Arc<Leases>>,
+    session: u64,
+    number: u64,
+}
+
+impl Unclaimed {
+    /// Takes it: blocks of the folder (`in_file`) or memory of the owner.
+    pub(crate) fn claim(
+        mut self,
+        in_file: bool,
+        object: Arc<ObjectMeta>,
+        range: ByteRange,
+    ) -> Option<HeldLease> {
+        let (session, number) = (self.session, self.number);
+        let leases = self.leases.take()?;
+        Some(leases.hold(Held { object, range, in_file, session, number, pin: None }))
+    }
+
+    /// Leaves it to whoever knows its number.
+    pub(crate) fn keep(mut self) {
+        self.leases = None;
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(leases) = self.leases.take() {
+            leases.table.lock().end(self.session, self.number);
+            leases.wake.notify_one();
         }
     }
 }
@@ -170,9 +201,12 @@ mod tests {
         let object = Arc::new(ObjectMeta::new(Location::new("s3://b/a"), 100, Version::Modified(1)));
         let (old, keep) = leases.begin();
         assert!(keep.is_empty());
-        let file = leases.hold(old, 7, true, object.clone(), ByteRange::new(0, 10));
-        let gone = leases.hold(old, 8, true, object.clone(), ByteRange::new(0, 10));
-        let memory = leases.hold(old, 9, false, object, ByteRange::new(0, 10));
+        let claim = |number, in_file| {
+            leases.unclaimed(old, number).claim(in_file, object.clone(), ByteRange::new(0, 10)).unwrap()
+        };
+        let (file, gone, memory) = (claim(7, true), claim(8, true), claim(9, false));
+        drop(leases.unclaimed(old, 10));
+        assert_eq!(leases.ended().await, [10]);
         let (new, keep) = leases.begin();
         assert_eq!(keep.len(), 2);
         drop((gone, memory));

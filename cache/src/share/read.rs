@@ -123,15 +123,15 @@ impl Reader {
         urgency: Urgency,
     ) -> Result<Source, CallError> {
         let request = Request::Lease { object: ObjectMeta::clone(object), range, urgency };
-        let packet = client.call(&request).await?;
-        let held =
-            |number, in_file| client.leases.hold(client.session, number, in_file, object.clone(), range);
-        let (lease, offset, crcs, tiers) = match packet.message {
-            Answer::File { lease, crcs } => (held(lease, true), range.granules().start, crcs, None),
-            Answer::Memory { lease, offset, crcs, tiers } => (held(lease, false), offset, crcs, Some(tiers)),
+        let reply = client.call(&request).await?;
+        let (offset, crcs, tiers) = match reply.message {
+            Answer::File { crcs, .. } => (range.granules().start, crcs, None),
+            Answer::Memory { offset, crcs, tiers, .. } => (offset, crcs, Some(tiers)),
             other => return Err(unexpected(&other).into()),
         };
-        let file = file_of(packet.fds, object)?;
+        let lease = reply.lease.and_then(|lease| lease.claim(tiers.is_none(), object.clone(), range));
+        let lease = lease.ok_or(Error::Closed)?;
+        let file = file_of(reply.fds, object)?;
         Ok(Source { file, offset, crcs, tiers, lease })
     }
 

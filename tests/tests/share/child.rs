@@ -136,7 +136,8 @@ impl User {
                 std::thread::park();
             }
         }
-        let read = self.cache.read(&Arc::new(object(0)), ByteRange::new(0, 10), &self.region);
+        let object = Arc::new(object(0));
+        let read = self.cache.read(&object, ByteRange::new(0, 10), &self.region);
         let told = futures::executor::block_on(read).map(drop).unwrap_err().to_string();
         say(&format!("forked {told}"));
         let mut byte = [0u8];
