@@ -217,6 +217,8 @@ impl Disk {
         }
         let flushed = self.shared.writer.flush().await;
         self.shared.end();
+        let shared = self.shared.clone();
+        self.shared.blocking(move || shared.index.close()).await?;
         drop(self.shared.lock.lock().take());
         match flushed {
             Ok(Err(error)) => Err(Error::Disk {

@@ -9,20 +9,20 @@ use forebay_cache::object::BLOCK_BYTES;
 use forebay_cache::testing::{FakeOrigin, FaultyIo};
 use forebay_cache::{ByteRange, Cache, CacheOptions, Location, ObjectMeta, Read};
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
-pub struct World {
-    pub dir: tempfile::TempDir,
-    pub origin: Arc<FakeOrigin>,
-    pub io: Arc<FaultyIo>,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) origin: Arc<FakeOrigin>,
+    pub(crate) io: Arc<FaultyIo>,
     arena: Arena,
-    pub region: Region,
-    pub limit_bytes: u64,
-    pub slabs: u64,
+    pub(crate) region: Region,
+    pub(crate) limit_bytes: u64,
+    pub(crate) slabs: u64,
 }
 
 impl World {
-    pub fn new(limit_bytes: u64) -> Self {
+    pub(crate) fn new(limit_bytes: u64) -> Self {
         let arena = Arena::new(512 * MIB, Arc::new(Unpinned)).unwrap();
         let region = arena.region("samples", 64 << 20).unwrap();
         let blocking: Arc<dyn BlockIo> = Arc::new(Blocking::new(4).unwrap());
@@ -37,29 +37,29 @@ impl World {
         }
     }
 
-    pub fn options(&self) -> CacheOptions {
+    pub(crate) fn options(&self) -> CacheOptions {
         let memory = self.arena.region("blocks", (self.slabs * BLOCK_BYTES) as usize).unwrap();
         CacheOptions::new(self.dir.path(), self.limit_bytes, memory, self.origin.clone(), self.io.clone())
     }
 
-    pub fn open(&self) -> Cache {
+    pub(crate) fn open(&self) -> Cache {
         Cache::open(self.options()).unwrap()
     }
 
     /// Puts an object of bytes that differ everywhere.
-    pub fn put(&self, name: &str, len: u64, seed: u64) -> (Arc<ObjectMeta>, Vec<u8>) {
+    pub(crate) fn put(&self, name: &str, len: u64, seed: u64) -> (Arc<ObjectMeta>, Vec<u8>) {
         let bytes = bytes(len, seed);
         (Arc::new(self.origin.put(&format!("s3://b/{name}"), bytes.clone())), bytes)
     }
 
     /// What the folder really takes, counted from outside.
-    pub fn allocated(&self) -> u64 {
+    pub(crate) fn allocated(&self) -> u64 {
         allocated(self.dir.path())
     }
 }
 
 /// Reads and compares.
-pub async fn expect(
+pub(crate) async fn expect(
     cache: &Cache,
     world: &World,
     object: &Arc<ObjectMeta>,
@@ -73,16 +73,16 @@ pub async fn expect(
     read
 }
 
-pub fn whole(object: &ObjectMeta) -> ByteRange {
+pub(crate) fn whole(object: &ObjectMeta) -> ByteRange {
     ByteRange::new(0, object.size_bytes)
 }
 
-pub fn location(name: &str) -> Location {
+pub(crate) fn location(name: &str) -> Location {
     Location::new(format!("s3://b/{name}"))
 }
 
 /// Pseudo-random bytes (splitmix64).
-pub fn bytes(len: u64, seed: u64) -> Vec<u8> {
+pub(crate) fn bytes(len: u64, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -95,7 +95,7 @@ pub fn bytes(len: u64, seed: u64) -> Vec<u8> {
 }
 
 /// Sum of st_blocks under a folder; files that go while it is counted count nothing.
-pub fn allocated(dir: &Path) -> u64 {
+pub(crate) fn allocated(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let own = std::fs::metadata(dir).map_or(0, |meta| meta.blocks() * 512);
     let Ok(entries) = std::fs::read_dir(dir) else { return own };

@@ -4,6 +4,7 @@
 mod child;
 mod origin;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -102,8 +103,15 @@ impl Watch {
         let (stop, peak) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ends, most, dir) = (stop.clone(), peak.clone(), dir.to_owned());
         let look = move || {
+            let mut before = BTreeMap::new();
             while !ends.load(SeqCst) {
-                most.fetch_max(allocated(&dir), SeqCst);
+                let mut now = BTreeMap::new();
+                allocated(&dir, &mut now);
+                // Files are asked one after the other: only where nothing moved meanwhile is their sum one of a moment.
+                if now == before {
+                    most.fetch_max(now.values().sum(), SeqCst);
+                }
+                before = now;
             }
         };
         let thread = std::thread::Builder::new().name("watches-the-quota".into()).spawn(look).unwrap();
@@ -117,15 +125,14 @@ impl Watch {
     }
 }
 
-/// What the folder takes on disk, as `du` counts.
-fn allocated(path: &Path) -> u64 {
+/// What everything in the folder takes on disk, as `du` counts.
+fn allocated(path: &Path, into: &mut BTreeMap<PathBuf, u64>) {
     use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
-    let inside: u64 = match std::fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|entry| allocated(&entry.path())).sum(),
-        Err(_) => 0,
-    };
-    meta.blocks() * 512 + inside
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return };
+    into.insert(path.into(), meta.blocks() * 512);
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        allocated(&entry.path(), into);
+    }
 }
 
 /// A cache folder under a path that is longer than a socket's address may be.
