@@ -149,3 +149,34 @@ impl Drop for InRing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{FlockOperation, flock};
+
+    use crate::io::{BlockIo, Blocking, Options, Uring};
+
+    fn is_free(path: &std::path::Path) -> bool {
+        flock(std::fs::File::open(path).unwrap(), FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    #[test]
+    fn a_lock_stays_taken_until_every_ring_has_let_its_file_go() {
+        let mut engines: Vec<Box<dyn BlockIo>> = vec![Box::new(Blocking::new(1).unwrap())];
+        // A machine without io_uring has no ring to hold anything.
+        engines.extend(
+            Uring::new(&Options { threads: 2, ..Options::default() }).ok().map(|ring| Box::new(ring) as _),
+        );
+        for engine in engines {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let lock = std::fs::File::open(file.path()).unwrap();
+            flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).unwrap();
+            let held = engine.hold(lock.into()).unwrap();
+            assert!(!is_free(file.path()), "{} let go", engine.engine());
+            drop(held);
+            assert!(is_free(file.path()), "{} still holds", engine.engine());
+        }
+    }
+}

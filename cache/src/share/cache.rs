@@ -335,11 +335,7 @@ impl Cache {
                     }
                     return Ok(());
                 }
-                Role::Client(client) => {
-                    if series(&client, &into).await? {
-                        return Ok(());
-                    }
-                }
+                Role::Client(client) if series(&client, &into).await? => return Ok(()),
                 _ => {}
             }
         }

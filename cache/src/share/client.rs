@@ -174,7 +174,9 @@ impl Client {
             match self.call(&request).await {
                 Ok(Reply { message: Answer::File { lease: number, .. }, lease: given, .. }) => {
                     self.leases.kept(self.session, &lease, number);
-                    given.map(Unclaimed::keep);
+                    if let Some(given) = given {
+                        given.keep();
+                    }
                 }
                 Ok(_) => {}
                 Err(CallError::Failed(error)) => {

@@ -136,7 +136,6 @@ impl Reader {
     }
 
     /// Reads and checks. The inner result says at which byte of the object something was wrong.
-    #[expect(clippy::type_complexity, reason = "a slab that comes back either way, and two kinds of failure")]
     async fn fill(
         &self,
         object: &Arc<ObjectMeta>,

@@ -226,11 +226,11 @@ async fn aux_files_are_kept_with_their_object_and_checked() {
 async fn a_folder_has_one_owner_and_a_limit_that_makes_sense() {
     let world = World::new(64 * MIB);
     let cache = world.open();
-    let error = forebay_cache::Cache::open(world.options()).unwrap_err();
+    let error = forebay_cache::tiered::Cache::open(world.options()).unwrap_err();
     assert!(matches!(error, Error::Owned { .. }), "{error}");
     cache.close().await.unwrap();
     let small = World::new(MIB);
-    let error = forebay_cache::Cache::open(small.options()).unwrap_err();
+    let error = forebay_cache::tiered::Cache::open(small.options()).unwrap_err();
     assert!(
         matches!(error, Error::QuotaTooSmall { needed_bytes, .. } if needed_bytes == 16 * MIB),
         "{error}"
@@ -243,7 +243,7 @@ async fn evictions_held_at_a_take_over_wait_for_the_release() {
     let (object, _) = world.put("a", 8 * MIB, 1);
     let mut options = world.options();
     options.hold_evictions = true;
-    let cache = forebay_cache::Cache::open(options).unwrap();
+    let cache = forebay_cache::tiered::Cache::open(options).unwrap();
     assert_eq!(cache.prefetch(&object, whole(&object)).await.unwrap().stored, 2, "it admits at once");
     assert_eq!(cache.evict(Evict::Object(object.id)).await.unwrap(), 0);
     cache.release_evictions();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use forebay_cache::stats::DiskState;
 use forebay_cache::testing::{Effect, Failure, Fault, IoFault, Kind, Op, Rule};
-use forebay_cache::{ByteRange, Cache, Error, ObjectMeta, Tier};
+use forebay_cache::tiered::Cache;
+use forebay_cache::{ByteRange, Error, ObjectMeta, Tier};
 
 use super::world::{MIB, World, expect, location, whole};
 

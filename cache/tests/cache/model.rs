@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use forebay_cache::disk::{Advice, Evict};
-use forebay_cache::{ByteRange, Cache, ObjectMeta};
+use forebay_cache::tiered::Cache;
+use forebay_cache::{ByteRange, ObjectMeta};
 use proptest::prelude::*;
 
 use super::world::{MIB, World, expect, whole};

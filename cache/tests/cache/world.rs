@@ -7,7 +7,8 @@ use forebay_cache::io::{BlockIo, Blocking};
 use forebay_cache::memory::{Arena, Region, Unpinned};
 use forebay_cache::object::BLOCK_BYTES;
 use forebay_cache::testing::{FakeOrigin, FaultyIo};
-use forebay_cache::{ByteRange, Cache, CacheOptions, Location, ObjectMeta, Read};
+use forebay_cache::tiered::Cache;
+use forebay_cache::{ByteRange, CacheOptions, Location, ObjectMeta, Read};
 
 pub(crate) const MIB: u64 = 1 << 20;
 

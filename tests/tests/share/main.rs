@@ -1,5 +1,6 @@
 //! Several processes on one cache folder, some of them killed: nobody reads a wrong byte, nobody waits for ever, the origin
 //! is asked once, and the quota holds, seen from outside.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod child;
 mod origin;
