@@ -131,7 +131,7 @@ impl Shared {
     }
 
     fn evict(&self, what: Evict) -> u64 {
-        let before = self.state.lock().quota.used();
+        let before = self.state.lock().quota.files();
         match what {
             Evict::All => {
                 let ids: Vec<_> = self.state.lock().objects.keys().copied().collect();
@@ -141,7 +141,7 @@ impl Shared {
             Evict::DownTo { bytes } => self.evict_down_to(bytes),
         }
         self.tell_room();
-        before.saturating_sub(self.state.lock().quota.used())
+        before.saturating_sub(self.state.lock().quota.files())
     }
 
     fn evict_object(&self, id: &ObjectId) {

@@ -99,6 +99,12 @@ impl Disk {
         }
     }
 
+    /// Counts a read of several blocks that failed; which of them is to blame is not known yet.
+    pub(crate) fn failed(&self, error: &io::Error) {
+        count(&self.shared.counters.io_errors);
+        self.shared.state.lock().health.failed(error, Instant::now());
+    }
+
     /// Notes that a read worked.
     pub(crate) fn worked(&self) {
         self.shared.state.lock().health.worked();
@@ -164,6 +170,9 @@ impl Shared {
 
     /// The index can't be read: nothing is admitted, and the next start makes a new one.
     fn index_is_broken(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::NotConnected {
+            return; // It was closed.
+        }
         tracing::error!(%error, "the block index can't be read");
         count(&self.counters.io_errors);
         self.state.lock().health.index_failed(Instant::now());
