@@ -3,6 +3,9 @@
 //! The victim is this test's own program, started again with the folder in its environment. It reads, prefetches and evicts until it is
 //! killed; then this process opens the folder and compares every byte.
 
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
