@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
+    pid: u32,
 }
 
 impl FolderLock {
@@ -37,7 +38,7 @@ impl FolderLock {
                 refused("it is not writable; choose a folder where this user may write (cache_dir)", error)
             })?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file, pid: std::process::id() })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(refused("its file system offers no locks (flock)", error.into())),
         }
@@ -46,6 +47,18 @@ impl FolderLock {
     /// The open lock file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+impl Drop for FolderLock {
+    /// By name, not by closing: a forked child that inherited the descriptor would keep the lock. In that child nothing is done, since
+    /// the lock is its parent's.
+    fn drop(&mut self) {
+        if self.pid == std::process::id()
+            && let Err(error) = flock(&self.file, FlockOperation::Unlock)
+        {
+            tracing::warn!(%error, "the lock of the cache folder could not be given up");
+        }
     }
 }
 

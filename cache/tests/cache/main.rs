@@ -5,7 +5,6 @@
 
 mod behaviour;
 mod faults;
-mod forks;
 mod model;
 mod quota;
 mod world;

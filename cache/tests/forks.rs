@@ -1,11 +1,16 @@
 //! Children of this process: one that inherits an open cache, and one that may not write to the folder.
-#![allow(unsafe_code)]
+//!
+//! A program of its own: a child that lives for a moment inherits every open file, and with it other tests' folders.
+#![allow(unsafe_code, dead_code, clippy::unwrap_used)]
+
+#[path = "cache/world.rs"]
+mod world;
 
 use std::os::unix::fs::PermissionsExt;
 
 use forebay_cache::{ByteRange, Cache, Error};
 
-use super::world::{MIB, World, expect, whole};
+use world::{MIB, World, expect, whole};
 
 /// Runs `child` in a forked process, and gives what it returned.
 fn in_child(child: impl FnOnce() -> i32) -> i32 {
