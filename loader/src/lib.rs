@@ -13,5 +13,6 @@ pub mod loader;
 pub mod options;
 pub mod plan;
 pub mod stats;
+pub mod threads;
 
 pub use error::{Error, Result};
