@@ -1,9 +1,17 @@
 """One batch of one rank."""
 
-from typing import Any
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Columns = dict[str, Any]
+else:
+    Columns = dict
 
 
-class Batch(dict[str, Any]):
+class Batch(Columns):
     """Columns by field name, in the order of `fields=`: arrays, or lists for Text, Json, Bytes and ragged fields.
 
     A batch owns its memory: it stays as it is for as long as any of its arrays, or anything made from them without a copy,

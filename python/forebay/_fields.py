@@ -1,12 +1,16 @@
 """What a batch holds: each field names the member suffixes that it is read from, first match wins."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from forebay._errors import ConfigError
 from forebay._frozen import Frozen, boolean, choice, number
 from forebay._transforms import Transform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Field(Frozen):
@@ -25,7 +29,7 @@ class Field(Frozen):
 
 
 class _Plain(Field):
-    __slots__ = _names = ("suffixes",)  # type: ignore[assignment]
+    __slots__ = _names = ("suffixes",)
 
     def __init__(self, *suffixes: str) -> None:
         self._set(suffixes=_suffixes(type(self).__name__, suffixes))
@@ -80,7 +84,7 @@ class Image(_Shaped):
     pad: fills samples whose shapes differ at their ends, with this value. ragged: gives a list of arrays instead.
     """
 
-    __slots__ = _names = ("suffixes", "transform", "decode", "pad", "ragged")  # type: ignore[assignment]
+    __slots__ = _names = ("suffixes", "transform", "decode", "pad", "ragged")
     transform: tuple[Transform, ...]
     decode: str
 
@@ -106,7 +110,7 @@ class Image(_Shaped):
 class Mask(_Shaped):
     """uint8 class indexes with the crop and flip of the image field `like`, nearest. In a batch: [rows, height, width]."""
 
-    __slots__ = _names = ("suffixes", "like", "pad", "ragged")  # type: ignore[assignment]
+    __slots__ = _names = ("suffixes", "like", "pad", "ragged")
     like: str
 
     def __init__(self, *suffixes: str, like: str, pad: float | None = None, ragged: bool = False) -> None:
@@ -121,7 +125,7 @@ class Mask(_Shaped):
 class Numpy(_Shaped):
     """An array in numpy's .npy format, any dtype without Python objects. In a batch: [rows, ...]."""
 
-    __slots__ = _names = ("suffixes", "pad", "ragged")  # type: ignore[assignment]
+    __slots__ = _names = ("suffixes", "pad", "ragged")
 
     def __init__(self, *suffixes: str, pad: float | None = None, ragged: bool = False) -> None:
         self._set(suffixes=_suffixes("Numpy", suffixes), **_padding("Numpy", pad, ragged, float("inf")))
@@ -146,6 +150,8 @@ def checked(fields: Any) -> dict[str, Field]:
 
 def as_json(fields: Mapping[str, Field]) -> str:
     """The Rust side's list of fields."""
+    import json
+
     return json.dumps(
         [
             {"name": name, "suffixes": field.suffixes, "kind": field._kind(), "shapes": field._shapes()}

@@ -1,6 +1,11 @@
 """The compiled half of the package. Only `Array` is for users, as `forebay.Array`."""
 
+import sys
 from typing import Any, Self, final
+
+from typing_extensions import disjoint_base
+
+__all__ = ["Array", "Loader", "_ArrayBase", "_Handle", "__version__", "available_threads", "take_notices"]
 
 __version__: str
 
@@ -8,6 +13,7 @@ __version__: str
 class _Handle:
     """Carries an array from Rust into `Array(...)`; Python code can't make one."""
 
+@disjoint_base
 class _ArrayBase:
     """Shape, dtype and address of an array, and DLPack. `Array` adds the buffer protocol."""
 
@@ -57,8 +63,10 @@ class Array(_ArrayBase):
     the last of them lets go; it may outlive the loader.
     """
 
-    def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+    # The buffer protocol works on every version; Python code sees its methods from 3.12 on.
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
 @final
 class Loader:

@@ -1,11 +1,16 @@
 """Small immutable values with a readable repr: what a user writes into `fields=` and `transform=`.
 
-By hand and not as dataclasses: their import takes longer than all of Forebay's.
+By hand and not as dataclasses: their import takes longer than all of Forebay's. For the same reason the package imports
+`typing` for type checkers only (they take any name TYPE_CHECKING for true), and `json` where it is used.
 """
 
-from typing import Any
+from __future__ import annotations
 
 from forebay._errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Frozen:

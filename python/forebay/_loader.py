@@ -1,11 +1,11 @@
 """`forebay.DataLoader`: shards as batches."""
 
+from __future__ import annotations
+
 import atexit
-import json
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from forebay import _forebay, _sizes
 from forebay._batch import Batch
@@ -13,6 +13,10 @@ from forebay._errors import ConfigError, Error, StateError
 from forebay._fields import Field, Json, as_json, checked
 from forebay._frozen import boolean, choice, integer, number
 from forebay._stats import Stats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _U64 = 2**64 - 1
 _U32 = 2**32 - 1
@@ -147,6 +151,8 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: small, JSON, counts delivered batches only, equal on every rank."""
+        import json
+
         state: dict[str, Any] = json.loads(self._core.state())
         return state
 
@@ -155,6 +161,8 @@ class DataLoader:
 
         Raises `StateError` for a state of another dataset, or one that is none.
         """
+        import json
+
         try:
             text = state if isinstance(state, str) else json.dumps(dict(state))
         except (TypeError, ValueError) as error:
@@ -176,7 +184,7 @@ class DataLoader:
         self._closed = True
         _say_notices()
 
-    def __enter__(self) -> "DataLoader":
+    def __enter__(self) -> DataLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,7 +211,11 @@ class DataLoader:
 
     def _convert(self, name: str, column: Any) -> Any:
         """A column as the consumer gets it."""
-        return [json.loads(text) for text in column] if name in self._json else column
+        if name not in self._json:
+            return column
+        import json
+
+        return [json.loads(text) for text in column]
 
     def _next(self) -> Any:
         try:
@@ -212,8 +224,9 @@ class DataLoader:
             _say_notices()
         if raw is None:
             raise StopIteration
-        columns, *about = raw
-        batch = Batch({name: self._convert(name, column) for name, column in columns.items()}, *about)
+        columns, epoch, index, valid, samples = raw
+        converted = {name: self._convert(name, column) for name, column in columns.items()}
+        batch = Batch(converted, epoch, index, valid, samples)
         return batch if self._map is None else self._map(batch)
 
 
@@ -253,7 +266,7 @@ class _Epoch:
             _quietly(self.close)
 
 
-_open_loaders: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
+_open_loaders: weakref.WeakSet[DataLoader] = weakref.WeakSet()
 
 
 @atexit.register
@@ -341,7 +354,9 @@ def _from_environment(name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"the environment's {name}={text!r} is not a number; unset it, or give rank= and world_size=") from None
+        raise ConfigError(
+            f"the environment's {name}={text!r} is not a number; unset it, or give rank= and world_size="
+        ) from None
 
 
 def _cache_dir(folder: Any) -> str:
@@ -364,10 +379,14 @@ def _storage_options(options: Any) -> dict[str, str]:
         return {}
     if not isinstance(options, Mapping):
         # Not shown: it may hold a secret.
-        raise ConfigError(f'storage_options is a {type(options).__name__}; give a dict such as {{"endpoint": "http://..."}}')
+        raise ConfigError(
+            f'storage_options is a {type(options).__name__}; give a dict such as {{"endpoint": "http://..."}}'
+        )
     clean = {}
     for name, value in options.items():
         if not isinstance(name, str) or not isinstance(value, (str, int, float)):
-            raise ConfigError(f"storage_options: {name!r} has a {type(value).__name__}; names are str, values str or numbers")
+            raise ConfigError(
+                f"storage_options: {name!r} has a {type(value).__name__}; names are str, values str or numbers"
+            )
         clean[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return clean

@@ -1,8 +1,12 @@
 """Sizes as people write them."""
 
-from typing import Any
+from __future__ import annotations
 
 from forebay._errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGTP", start=1):

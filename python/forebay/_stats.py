@@ -1,10 +1,14 @@
 """What really ran, as numbers and as a table."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any
 
 from forebay._sizes import show
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _TIERS = ("memory", "nvme", "origin")
 _STAGES = ("index", "read", "decode", "assemble")
@@ -52,7 +56,9 @@ class Stats:
         self.__dict__.update(values)
 
     @classmethod
-    def _from_json(cls, text: str) -> "Stats":
+    def _from_json(cls, text: str) -> Stats:
+        import json
+
         values = json.loads(text)
         values["stall_seconds"] = {stage: _seconds(wait) for stage, wait in values.pop("stall").items()}
         values["decode_seconds"] = _seconds(values.pop("decode_time"))
@@ -60,7 +66,7 @@ class Stats:
             values[name] = {**dict.fromkeys(keys, 0), **values[name]}
         return cls(values)
 
-    def since(self, before: "Stats") -> "Stats":
+    def since(self, before: Stats) -> Stats:
         """What was added since `before`; what is no counter is as it is now."""
         values = self.as_dict()
         for name in ("batches", "samples", "decode_seconds", "skipped"):

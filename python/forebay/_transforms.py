@@ -1,10 +1,15 @@
 """Geometry of images, named and parameterised as in torchvision.transforms.v2."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
 
 from forebay._errors import ConfigError
 from forebay._frozen import Frozen, boolean, choice, integer, number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 _LARGEST = 65_535  # pixels; also JPEG's own limit
@@ -27,7 +32,7 @@ class RandomResizedCrop(Transform):
     interpolation: "bilinear", "bicubic" or "nearest". antialias: low-pass before shrinking, as Pillow does.
     """
 
-    __slots__ = _names = ("size", "scale", "ratio", "interpolation", "antialias")  # type: ignore[assignment]
+    __slots__ = _names = ("size", "scale", "ratio", "interpolation", "antialias")
     size: tuple[int, int]
     scale: tuple[float, float]
     ratio: tuple[float, float]
@@ -60,7 +65,7 @@ class Resize(Transform):
     size: one number for the shorter side (the longer one follows, at most `max_size`), or (height, width).
     """
 
-    __slots__ = _names = ("size", "interpolation", "max_size", "antialias")  # type: ignore[assignment]
+    __slots__ = _names = ("size", "interpolation", "max_size", "antialias")
     size: int | tuple[int, int]
     interpolation: str
     max_size: int | None
@@ -76,7 +81,9 @@ class Resize(Transform):
         sides = _sides("Resize", size)
         if max_size is not None:
             if len(sides) == 2:
-                raise ConfigError("Resize: max_size goes with one number as size, the shorter side; drop one of the two")
+                raise ConfigError(
+                    "Resize: max_size goes with one number as size, the shorter side; drop one of the two"
+                )
             integer("Resize: max_size", max_size, sides[0] + 1, _LARGEST)
         self._set(
             size=sides[0] if len(sides) == 1 else (sides[0], sides[1]),
@@ -99,7 +106,7 @@ class CenterCrop(Transform):
     size: (height, width) in pixels, or one number for both.
     """
 
-    __slots__ = _names = ("size",)  # type: ignore[assignment]
+    __slots__ = _names = ("size",)
     size: tuple[int, int]
 
     def __init__(self, size: int | Sequence[int]) -> None:
@@ -112,7 +119,7 @@ class CenterCrop(Transform):
 class RandomHorizontalFlip(Transform):
     """The image mirrored, left to right, with probability `p`."""
 
-    __slots__ = _names = ("p",)  # type: ignore[assignment]
+    __slots__ = _names = ("p",)
     p: float
 
     def __init__(self, p: float = 0.5) -> None:

@@ -72,4 +72,4 @@ def _tensor(array: Array, is_image: bool) -> torch.Tensor:
 
 
 def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
