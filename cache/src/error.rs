@@ -94,6 +94,12 @@ pub enum Error {
         /// The operating system's answer.
         source: Cause,
     },
+    /// Another process owns the cache folder.
+    #[error("cache folder {}: another process owns it; connect to that one as a client, or choose another cache_dir", .path.display())]
+    Owned {
+        /// The folder.
+        path: PathBuf,
+    },
     /// `cache_limit` can't hold what the job needs at the same time.
     #[error(
         "cache_limit of {limit_bytes} bytes is too small: {needed_bytes} bytes is the least that works here ({what})"

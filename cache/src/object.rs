@@ -71,6 +71,20 @@ pub enum Version {
     Id(String),
     /// Neither exists: modification time in nanoseconds since 1970 stands in, with the size.
     Modified(i128),
+    /// A local file: modification time and inode stand in, with the size.
+    File {
+        /// Nanoseconds since 1970.
+        modified_ns: i128,
+        /// The inode's number: a file renamed over another is another version, also where its time was set back.
+        inode: u64,
+    },
+}
+
+impl Version {
+    /// True where the origin vouches for no version, and time and size stand in.
+    pub fn is_stand_in(&self) -> bool {
+        matches!(self, Self::Modified(_) | Self::File { .. })
+    }
 }
 
 /// One version of one object, as the origin described it.
@@ -117,6 +131,7 @@ impl ObjectId {
             Version::Etag(etag) => (0u8, etag.clone()),
             Version::Id(id) => (1, id.clone()),
             Version::Modified(ns) => (2, ns.to_string()),
+            Version::File { modified_ns, inode } => (3, format!("{modified_ns} {inode}")),
         };
         for part in [location.as_str().as_bytes(), &[tag], text.as_bytes(), &size_bytes.to_le_bytes()] {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part);

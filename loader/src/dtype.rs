@@ -93,4 +93,74 @@ impl DType {
             Self::C64 | Self::C128 => return None,
         })
     }
+
+    /// One element of this type with the value `value`, in native byte order; `None` where the type can't hold it.
+    pub fn encode(self, value: f64) -> Option<Vec<u8>> {
+        macro_rules! whole {
+            ($int:ty) => {
+                (value.fract() == 0.0 && value >= <$int>::MIN as f64 && value <= <$int>::MAX as f64)
+                    .then(|| (value as $int).to_ne_bytes().to_vec())
+            };
+        }
+        match self {
+            Self::Bool => (value == 0.0 || value == 1.0).then(|| vec![value as u8]),
+            Self::U8 => whole!(u8),
+            Self::I8 => whole!(i8),
+            Self::U16 => whole!(u16),
+            Self::I16 => whole!(i16),
+            Self::U32 => whole!(u32),
+            Self::I32 => whole!(i32),
+            Self::U64 => whole!(u64),
+            Self::I64 => whole!(i64),
+            Self::F16 => half(value).map(|bits| bits.to_ne_bytes().to_vec()),
+            Self::F32 => Some((value as f32).to_ne_bytes().to_vec()),
+            Self::F64 => Some(value.to_ne_bytes().to_vec()),
+            Self::C64 => Some([(value as f32).to_ne_bytes(), 0f32.to_ne_bytes()].concat()),
+            Self::C128 => Some([value.to_ne_bytes(), 0f64.to_ne_bytes()].concat()),
+        }
+    }
+}
+
+/// IEEE 754 binary16 bits of a value that it holds exactly; `None` for any other.
+fn half(value: f64) -> Option<u16> {
+    let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
+    let size = value.abs();
+    if value.is_nan() {
+        return Some(0x7e00);
+    }
+    if size.is_infinite() {
+        return Some(sign | 0x7c00);
+    }
+    // Every finite half is a multiple of 2^-24; normal ones have 11 significant bits.
+    let exponent = if size < 2f64.powi(-14) { -14 } else { size.log2().floor() as i32 };
+    let mantissa = size / 2f64.powi(exponent - 10);
+    if exponent > 15 || mantissa.fract() != 0.0 || mantissa >= 2048.0 {
+        return None;
+    }
+    let mantissa = mantissa as u16;
+    let biased = if mantissa < 1024 { 0 } else { (exponent + 15) as u16 };
+    Some(sign | biased << 10 | (mantissa & 0x3ff))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_exact_or_refused() {
+        let cases =
+            [(0.0, 0), (1.0, 0x3c00), (-2.0, 0xc000), (65504.0, 0x7bff), (2f64.powi(-24), 1), (0.5, 0x3800)];
+        for (value, bits) in cases {
+            assert_eq!(half(value), Some(bits), "{value}");
+        }
+        assert_eq!(half(65536.0), None);
+        assert_eq!(half(0.1), None);
+    }
+
+    #[test]
+    fn a_value_outside_the_type_is_refused() {
+        assert_eq!(DType::U8.encode(256.0), None);
+        assert_eq!(DType::U8.encode(255.0), Some(vec![255]));
+        assert_eq!(DType::I64.encode(0.5), None);
+    }
 }

@@ -1,18 +1,28 @@
 //! "Which samples, in what order, as what tensors."
 //!
-//! shards → samples ([`dataset`]) → positions ([`plan`]) → decoded pixels ([`decode`]) → batches ([`batch`]), walked ahead of
-//! the consumer by [`loader`].
+//! shards → samples ([`dataset`], [`catalog`]) → positions ([`plan`]) → decoded pixels ([`decode`]) → batches ([`batch`]), walked ahead of
+//! the consumer by a [`loader`].
 
 pub mod batch;
+pub mod catalog;
+pub mod checkpoint;
 pub mod dataset;
 pub mod decode;
 pub mod dtype;
+mod epoch;
 pub mod error;
 pub mod field;
 pub mod loader;
+mod memory;
 pub mod options;
+mod pipeline;
 pub mod plan;
+mod prefetch;
+pub mod report;
+pub mod session;
 pub mod stats;
 pub mod threads;
 
 pub use error::{Error, Result};
+pub use loader::{Loader, Next};
+pub use options::{CacheSettings, LoaderOptions, OnError};

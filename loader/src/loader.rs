@@ -1,15 +1,58 @@
 //! The loader that a training process holds: one dataset, one rank, one position.
+//!
+//! Nothing is read before an epoch starts. While one runs, a planner and a readahead work on the session's runtime and decoders on
+//! workers; leaving the epoch ends them and frees their memory, except what batches in the consumer's hands hold.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_cache::memory::Region;
+use parking_lot::Mutex;
+
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::catalog::{Catalog, resolve};
+use crate::checkpoint::{Fingerprint, Given, State};
+use crate::epoch::{Epoch, Workplace};
+use crate::error::{Error, Result};
+use crate::memory::Shares;
 use crate::options::LoaderOptions;
+use crate::pipeline::account::{Account, TIER_NAMES};
+use crate::pipeline::queue::{Gauges, Stage, Taken};
+use crate::pipeline::sample::SampleDecoder;
+use crate::plan::{DEFAULT_SHUFFLE_WINDOW, EpochCut, Order, OrderMode, OrderSpec, Progress, World};
+use crate::report::Reporter;
+use crate::session::Session;
 use crate::stats::LoaderStats;
+use crate::threads;
 
 /// Streams the batches of one rank, epoch after epoch. All methods may be called from any thread.
 #[derive(Debug)]
-pub struct Loader {}
+pub struct Loader {
+    options: LoaderOptions,
+    world: World,
+    place: Arc<Workplace>,
+    /// Kept so that decoders' scratch memory counts against `host_memory_limit`; nothing is allocated from it.
+    _scratch: Region,
+    position: Mutex<Position>,
+}
+
+/// Where the loader stands, and what runs.
+#[derive(Debug)]
+struct Position {
+    progress: Progress,
+    /// The epoch was left early by the consumer: the next start begins another one.
+    left: bool,
+    /// A state that was loaded and not yet gone on with.
+    pending: Option<State>,
+    /// The order's settings and the dataset's fingerprint, once counts are known.
+    order: Option<(OrderSpec, Fingerprint)>,
+    epoch: Option<Epoch>,
+    /// Stalls of epochs that are over, by stage.
+    stalls: [Duration; 5],
+    batches: u64,
+    samples: u64,
+    closed: bool,
+}
 
 /// How a wait for a batch ended.
 #[derive(Debug)]
@@ -23,62 +66,326 @@ pub enum Next {
 }
 
 impl Loader {
-    /// Resolves the sources and opens the cache; reads what the order needs only when an epoch starts (or `len` is asked for).
+    /// Resolves the sources and opens the cache; reads what the order needs only when an epoch starts (or `count` asks for it).
     pub fn open(options: LoaderOptions) -> Result<Self> {
-        let _ = options;
-        unimplemented!()
+        options.validate()?;
+        let session = Session::open(&options.cache)?;
+        Self::open_in(session, options)
+    }
+
+    fn open_in(session: Arc<Session>, options: LoaderOptions) -> Result<Self> {
+        let world = World::new(options.rank, options.world_size)?;
+        let reporter = Reporter::default();
+        let threads = options.num_threads.unwrap_or_else(threads::default_threads);
+        let decoder = SampleDecoder::new(options.fields.clone(), crate::memory::limits(session.arena(), threads));
+        let layout = decoder.layout();
+        let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("forebay-decode-{index}"))
+            .build()
+            .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
+        let shards = session.block_on(resolve(&options.sources, session.cache(), session.origin(), &reporter))?;
+        let catalog = Catalog::new(
+            session.cache().clone(),
+            session.origins(),
+            shares.reads.clone(),
+            reporter.clone(),
+            shards,
+            shares.index_bytes,
+        );
+        session.block_on(catalog.try_counts())?;
+        let place = Workplace {
+            session,
+            catalog: Arc::new(catalog),
+            decoder: Arc::new(decoder),
+            layout: Arc::new(layout),
+            batches: shares.batches,
+            reads: shares.reads,
+            pool: Arc::new(pool),
+            gauges: Arc::new(Gauges::default()),
+            account: Arc::new(Account::new(options.max_errors)),
+            reporter,
+        };
+        let position = Position {
+            progress: Progress { epoch: 0, consumed: 0 },
+            left: false,
+            pending: None,
+            order: None,
+            epoch: None,
+            stalls: Default::default(),
+            batches: 0,
+            samples: 0,
+            closed: false,
+        };
+        Ok(Self { options, world, place: Arc::new(place), _scratch: shares.scratch, position: Mutex::new(position) })
     }
 
     /// Batches per rank of a whole epoch. `None` without every shard's count; `count()` gets them.
     pub fn len(&self) -> Option<u64> {
-        unimplemented!()
+        let counts = self.place.catalog.known_counts()?;
+        let total = counts.iter().sum();
+        let start = Progress { epoch: 0, consumed: 0 };
+        self.cut(total, start).ok().map(|cut| cut.batches())
+    }
+
+    /// True where an epoch has no batch.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
     }
 
     /// Gets every shard's count, by an announced pass over the data where nothing else knows them.
     pub fn count(&self) -> Result<()> {
-        unimplemented!()
+        self.place.session.check_process()?;
+        self.place.session.block_on(self.place.catalog.counts()).map(drop)
     }
 
     /// Starts the next epoch, or goes on where a state was loaded. An epoch that was left early is over: the next one starts.
     pub fn start(&self) -> Result<()> {
-        unimplemented!()
+        self.place.session.check_process()?;
+        self.stop();
+        let mut position = self.position.lock();
+        if position.closed {
+            return Err(Error::Closed);
+        }
+        let (spec, _) = self.order(&mut position)?;
+        if std::mem::take(&mut position.left) {
+            position.progress = Progress { epoch: position.progress.epoch.saturating_add(1), consumed: 0 };
+        }
+        let order = Arc::new(Order::new(&spec.in_epoch(position.progress.epoch))?);
+        let cut = self.cut(order.total(), position.progress)?;
+        if cut.batches() == 0 && position.progress.consumed == 0 {
+            return Err(Error::Dataset {
+                message: format!(
+                    "the dataset's {} samples are fewer than one global batch of {} (batch_size {} on {} ranks), and drop_last \
+                     leaves them out; use drop_last=False or a smaller batch_size",
+                    order.total(),
+                    cut.global_batch(),
+                    self.options.batch_size,
+                    self.options.world_size
+                ),
+            });
+        }
+        position.epoch = Some(Epoch::start(&self.place, &self.options, self.world, order, cut)?);
+        Ok(())
     }
 
     /// Waits at most `slice` for the next batch. The state counts it as delivered when this returns it.
     pub fn next(&self, slice: Duration) -> Result<Next> {
-        let _ = slice;
-        unimplemented!()
+        self.place.session.check_process()?;
+        let ready = {
+            let position = self.position.lock();
+            if position.closed {
+                return Err(Error::Closed);
+            }
+            let Some(epoch) = &position.epoch else { return Ok(Next::End) };
+            epoch.ready.clone()
+        };
+        let threads = self.place.pool.current_num_threads();
+        match ready.take(slice, self.options.timeout, &self.place.gauges, threads) {
+            Taken::Pending => Ok(Next::Pending),
+            Taken::Ended => {
+                let mut position = self.position.lock();
+                if let Some(epoch) = position.epoch.take() {
+                    position.progress = epoch.cut.progress(epoch.cut.batches());
+                    position.settle(&epoch);
+                }
+                Ok(Next::End)
+            }
+            Taken::Batch(Err(error)) => {
+                // The position stays where the last delivered batch left it: whoever mends the cause can go on there.
+                let mut position = self.position.lock();
+                if let Some(epoch) = position.epoch.take() {
+                    position.settle(&epoch);
+                }
+                Err(error)
+            }
+            Taken::Batch(Ok(batch)) => {
+                let mut position = self.position.lock();
+                if let Some(epoch) = &mut position.epoch {
+                    epoch.delivered += 1;
+                    let progress = epoch.cut.progress(epoch.delivered);
+                    position.progress = progress;
+                }
+                position.batches += 1;
+                position.samples += batch.valid as u64;
+                Ok(Next::Batch(Box::new(batch)))
+            }
+        }
     }
 
     /// Leaves the running epoch: stops its work and frees its memory, except what batches in the consumer's hands hold.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        let mut position = self.position.lock();
+        if let Some(epoch) = position.epoch.take() {
+            let in_the_middle = (1..epoch.cut.batches()).contains(&epoch.delivered);
+            position.left |= in_the_middle;
+            position.settle(&epoch);
+        }
+    }
 
     /// Keeps the position in epoch `epoch`; starts any other at 0.
     pub fn set_epoch(&self, epoch: u64) {
-        let _ = epoch;
+        self.stop();
+        let mut position = self.position.lock();
+        position.left = false;
+        if let Some(pending) = &mut position.pending
+            && pending.progress().epoch != epoch
+        {
+            *pending = pending.at(Progress { epoch, consumed: 0 });
+        }
+        if position.progress.epoch != epoch {
+            position.progress = Progress { epoch, consumed: 0 };
+        }
     }
 
-    /// Where the loader stands, as JSON: delivered batches only, equal on every rank.
+    /// Where the loader stands, as JSON: delivered batches only, equal on every rank. Needs every shard's count.
     pub fn state(&self) -> Result<String> {
-        unimplemented!()
+        self.place.session.check_process()?;
+        let mut position = self.position.lock();
+        if let Some(pending) = &position.pending {
+            return Ok(pending.to_json());
+        }
+        let (spec, dataset) = self.order(&mut position)?;
+        Ok(State::new(&spec, dataset).at(position.progress).to_json())
     }
 
     /// Goes on from a state, also one of another world size. O(1): nothing is read.
     pub fn load_state(&self, state: &str) -> Result<()> {
-        let _ = state;
-        unimplemented!()
+        let state = State::from_json(state)?;
+        self.stop();
+        let mut position = self.position.lock();
+        if let Some(counts) = self.place.catalog.known_counts() {
+            // Where that can be told already, a state of another dataset is refused here, not at the next start.
+            let dataset = self.fingerprint(&counts);
+            state.resume(counts, &dataset, &self.given())?;
+        }
+        position.left = false;
+        position.progress = state.progress();
+        position.order = None;
+        position.pending = Some(state);
+        Ok(())
     }
 
-    /// The order's hash, equal on ranks that agree.
+    /// The order's hash, equal on ranks that agree. Needs every shard's count.
     pub fn order_hash(&self) -> Result<String> {
-        unimplemented!()
+        self.place.session.check_process()?;
+        let mut position = self.position.lock();
+        Ok(self.order(&mut position)?.0.hash())
     }
 
     /// What ran so far.
     pub fn stats(&self) -> LoaderStats {
-        unimplemented!()
+        let position = self.position.lock();
+        let place = &self.place;
+        let cache = place.session.cache().stats();
+        let bytes = place.account.bytes_by_tier();
+        let all: u64 = bytes.iter().sum();
+        let (skipped, errors) = place.account.skipped();
+        let running = |stage: Stage| position.epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch.ready.stall(stage));
+        LoaderStats {
+            batches: position.batches,
+            samples: position.samples,
+            samples_by_tier: TIER_NAMES.into_iter().zip(place.account.samples_by_tier()).collect(),
+            bytes_by_tier: TIER_NAMES.into_iter().zip(bytes).collect(),
+            hit_rate: if all == 0 { 0.0 } else { (all - bytes[2]) as f64 / all as f64 },
+            stall: Stage::ALL
+                .map(|stage| (stage.name(), position.stalls[stage as usize] + running(stage)))
+                .into_iter()
+                .collect(),
+            decode_time: place.account.decode_time(),
+            skipped,
+            errors,
+            io_engine: cache.engine,
+            io_mode: match cache.direct {
+                Some(true) => "direct",
+                Some(false) => "buffered",
+                None => "none yet",
+            },
+            simd: threads::simd(),
+            threads: place.pool.current_num_threads(),
+            role: "owner",
+            host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64 + cache.ram_bytes,
+            host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64 + cache.ram_limit_bytes,
+            offline: cache.offline,
+            notes: place.reporter.said(),
+            cache,
+        }
     }
 
     /// Ends everything. Batches in the consumer's hands stay valid.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        self.stop();
+        self.position.lock().closed = true;
+    }
+
+    fn cut(&self, total: u64, start: Progress) -> Result<EpochCut> {
+        EpochCut::new(total, start, self.options.batch_size as u64, self.world, self.options.drop_last)
+    }
+
+    fn fingerprint(&self, counts: &[u64]) -> Fingerprint {
+        Fingerprint::new(counts, self.place.catalog.objects().iter().map(|object| &object.id))
+    }
+
+    fn given(&self) -> Given {
+        Given {
+            seed: Some(self.options.seed),
+            mode: Some(self.options.mode),
+            canonical_ranks: self.options.canonical_ranks,
+            shuffle_window: self.options.shuffle_window,
+        }
+    }
+
+    /// The order's settings: those of the loaded state, or the options'.
+    fn order(&self, position: &mut Position) -> Result<(OrderSpec, Fingerprint)> {
+        if let Some(order) = &position.order {
+            return Ok(order.clone());
+        }
+        let counts = self.place.session.block_on(self.place.catalog.counts())?;
+        let dataset = self.fingerprint(&counts);
+        let spec = match &position.pending {
+            Some(state) => {
+                let resumed = state.resume(counts, &dataset, &self.given())?;
+                if !resumed.same_objects {
+                    self.place.reporter.announce(
+                        "the state was taken on other versions of the shards (a copy, or written anew): the order is the same, \
+                         the samples are if the shards' contents are",
+                    );
+                }
+                position.pending = None;
+                resumed.spec
+            }
+            None => OrderSpec {
+                counts,
+                seed: self.options.seed,
+                epoch: position.progress.epoch,
+                canonical_ranks: self.options.canonical_ranks.unwrap_or(self.options.world_size),
+                shuffle_window: self.options.shuffle_window.unwrap_or(DEFAULT_SHUFFLE_WINDOW),
+                mode: self.options.mode,
+            },
+        };
+        if self.options.mode == OrderMode::Storage && self.options.world_size > 1 {
+            self.place.reporter.announce(
+                "shuffle=False with several ranks: every rank reads every shard; shuffle=True gives each rank shards of its own",
+            );
+        }
+        Ok(position.order.insert((spec, dataset)).clone())
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        if self.place.session.check_process().is_ok() {
+            self.close();
+        }
+    }
+}
+
+impl Position {
+    /// Keeps an ended epoch's account.
+    fn settle(&mut self, epoch: &Epoch) {
+        for stage in Stage::ALL {
+            self.stalls[stage as usize] += epoch.ready.stall(stage);
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub struct LoaderOptions {
     pub rank: u32,
     /// Number of processes that share the epoch.
     pub world_size: u32,
+    /// Processes of this job on this node, which share a cache folder (LOCAL_WORLD_SIZE).
+    pub local_world_size: u32,
     /// Decoding threads. `None`: the cores given to this process, divided by LOCAL_WORLD_SIZE.
     pub num_threads: Option<usize>,
     /// Batches made ahead of the consumer.

@@ -18,7 +18,8 @@ pub struct LoaderStats {
     pub bytes_by_tier: BTreeMap<&'static str, u64>,
     /// Bytes not fetched from the origin as a part of all.
     pub hit_rate: f64,
-    /// How long the consumer waited, by the stage that it waited for: "index", "read", "decode", "assemble".
+    /// How long the consumer waited, by the stage that it waited for: "index", "memory", "read", "decode",
+    /// "assemble".
     pub stall: BTreeMap<&'static str, Duration>,
     /// CPU time of the decoding threads spent in decoding.
     pub decode_time: Duration,
@@ -42,4 +43,8 @@ pub struct LoaderStats {
     pub host_memory_peak_bytes: u64,
     /// True where the origin did not answer and only cached bytes are served.
     pub offline: bool,
+    /// What was announced, each thing once.
+    pub notes: Vec<String>,
+    /// The cache's own counters, shared by all loaders of the folder in this process.
+    pub cache: forebay_cache::CacheStats,
 }

@@ -1,16 +1,24 @@
-//! How many cores this process may use: what affinity and cgroup leave, shared among the processes of the node.
+//! What the machine gives this process: cores, as affinity and cgroup leave them, and how wide its SIMD is.
 //!
 //! A container's limit is a CPU quota, which `sched_getaffinity` doesn't see: without it a job with 4 of 64 cores starts 64
 //! decoding threads, which the kernel then stops for most of every period.
 
 use std::path::{Path, PathBuf};
 
-/// Cores given to this process by cgroup (v1, v2) and affinity, divided by LOCAL_WORLD_SIZE; at least 1.
-pub fn available() -> usize {
-    let affinity = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let quota = quota_cores(Path::new("/"));
+/// Decoding threads where the user says nothing: the cores given to this process by cgroup (v1, v2) and affinity, divided by
+/// LOCAL_WORLD_SIZE; at least 1.
+pub fn default_threads() -> usize {
     let local_ranks = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|ranks| ranks.trim().parse().ok());
-    share(affinity, quota, local_ranks)
+    share(affinity(), quota_cores(Path::new("/")), local_ranks)
+}
+
+/// Cores that this process may use: the smaller of its affinity and its cgroup's quota.
+pub fn cores() -> usize {
+    share(affinity(), quota_cores(Path::new("/")), None)
+}
+
+fn affinity() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// A quota of 2.5 cores makes 2 threads: a third would be stopped half of the time.
@@ -68,6 +76,28 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then(|| quota / period)
 }
 
+/// The widest SIMD level of this processor that decoding and resizing use.
+pub fn simd() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+        if std::is_x86_feature_detected!("sse4.1") {
+            return "sse4.1";
+        }
+        "sse2"
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        "neon"
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        "none"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +147,6 @@ mod tests {
         assert_eq!(share(64, Some(8.0), Some(4)), 2);
         assert_eq!(share(2, Some(0.5), Some(8)), 1);
         assert_eq!(share(2, Some(100.0), Some(0)), 2);
-        assert!(available() >= 1);
+        assert!(default_threads() >= 1 && cores() >= default_threads());
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_loader::Error;
@@ -116,16 +117,18 @@ impl Loader {
 
     /// Starts the next epoch, or goes on where a state was loaded.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let inner = self.inner(py)?;
-        let starting = inner.clone();
-        match interruptibly(py, move || starting.start()) {
-            Ok(result) => check(py, result),
-            Err(interrupt) => {
-                // The start goes on behind the interrupt: what it starts must not run for nobody.
-                py.detach(|| inner.stop());
-                Err(interrupt)
+        // A start that was interrupted ends behind the interrupt: what it started must not run for nobody.
+        let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+        let still_wanted = wanted.0.clone();
+        let started = self.call(py, move |inner| {
+            let started = inner.start();
+            if !still_wanted.load(Ordering::Acquire) {
+                inner.stop();
             }
-        }
+            started
+        });
+        drop(wanted);
+        started
     }
 
     /// The next batch as (columns, epoch, index, valid, samples), or None where the epoch is over.
@@ -186,6 +189,15 @@ impl Loader {
     }
 }
 
+/// True until it is dropped.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 fn mode_named(name: &str) -> Option<OrderMode> {
     Some(match name {
         "storage" => OrderMode::Storage,
@@ -199,7 +211,7 @@ fn mode_named(name: &str) -> Option<OrderMode> {
 /// Cores given to this process by cgroup and affinity, divided by LOCAL_WORLD_SIZE: the default of num_threads.
 #[pyfunction]
 pub(crate) fn available_threads() -> usize {
-    forebay_loader::threads::available()
+    forebay_loader::threads::default_threads()
 }
 
 /// What the runtime had to say since the last call, as (level, text); level as in Python's `logging`.

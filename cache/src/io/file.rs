@@ -5,33 +5,55 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use serde::Serialize;
+
 use crate::object::GRANULE_BYTES;
+
+/// File systems in memory. Newer kernels accept O_DIRECT on them and copy from the page cache all the same.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// What a file system says that direct I/O on a file needs, in bytes (STATX_DIOALIGN, Linux 6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Alignment {
+    /// Of the buffer's address.
+    pub memory_bytes: u32,
+    /// Of offset and length.
+    pub offset_bytes: u32,
+}
 
 /// A file of the cache, opened once and shared by every operation on it.
 #[derive(Debug)]
 pub struct IoFile {
     file: File,
     path: PathBuf,
-    direct: bool,
+    buffered_because: Option<String>,
 }
 
 impl IoFile {
-    /// Opens (and creates, where `create`) a file with O_DIRECT; buffered where the file system refuses that with EINVAL (tmpfs) or
-    /// asks for a larger alignment than a granule.
+    /// Opens (and creates, where `create`) a file with O_DIRECT; buffered where the file system refuses that with EINVAL,
+    /// lives in memory (tmpfs), or asks for a larger alignment than a granule.
     pub fn open(path: &Path, create: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create).mode(0o600);
-        match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-            Ok(file) if granule_suffices(&file) => Ok(Self { file, path: path.into(), direct: true }),
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
-            _ => Ok(Self { file: options.open(path)?, path: path.into(), direct: false }),
-        }
+        options.read(true).write(true).create(create).truncate(false).mode(0o600);
+        let because = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+            Ok(file) => match refusal(&file) {
+                None => return Ok(Self { file, path: path.into(), buffered_because: None }),
+                Some(because) => because,
+            },
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                "the file system refuses O_DIRECT".into()
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file: options.open(path)?, path: path.into(), buffered_because: Some(because) })
     }
 
-    /// Wraps a file that somebody else opened (a descriptor received from the cache's owner).
+    /// Wraps a file that somebody else opened (a descriptor received from the cache's owner): direct where its flags say so.
     pub fn from_file(file: File, path: PathBuf) -> io::Result<Self> {
-        let flags = rustix::fs::fcntl_getfl(&file)?;
-        Ok(Self { file, path, direct: flags.contains(rustix::fs::OFlags::DIRECT) })
+        let direct = rustix::fs::fcntl_getfl(&file)?.contains(OFlags::DIRECT);
+        let buffered_because = (!direct).then(|| "it was opened without O_DIRECT".into());
+        Ok(Self { file, path, buffered_because })
     }
 
     /// The open file.
@@ -46,17 +68,77 @@ impl IoFile {
 
     /// True where reads bypass the page cache; offsets and lengths are then multiples of a granule.
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.buffered_because.is_none()
+    }
+
+    /// Why reads go through the page cache, where they do.
+    pub fn buffered_because(&self) -> Option<&str> {
+        self.buffered_because.as_deref()
+    }
+
+    /// What the file system asks of direct I/O, where it says so.
+    pub fn alignment(&self) -> Option<Alignment> {
+        alignment(&self.file)
     }
 }
 
-/// Asks STATX_DIOALIGN (Linux 6.1); older kernels say nothing, and 4 KiB suits every disk met so far.
-fn granule_suffices(file: &File) -> bool {
-    use rustix::fs::{AtFlags, StatxFlags, statx};
-    let Ok(found) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else { return true };
-    if found.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
-        return true;
+/// Older kernels and some file systems say nothing.
+fn alignment(file: &File) -> Option<Alignment> {
+    let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    (found.stx_mask & StatxFlags::DIOALIGN.bits() != 0).then_some(Alignment {
+        memory_bytes: found.stx_dio_mem_align,
+        offset_bytes: found.stx_dio_offset_align,
+    })
+}
+
+/// Why a file that opened with O_DIRECT is better not used so. Where nothing is said, 4 KiB suits every disk met so far.
+fn refusal(file: &File) -> Option<String> {
+    let kind = rustix::fs::fstatfs(file).ok()?.f_type;
+    if u64::try_from(kind).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
+        return Some("the file system lives in memory".into());
     }
-    let granule = u32::try_from(GRANULE_BYTES).unwrap_or(u32::MAX);
-    (1..=granule).contains(&found.stx_dio_offset_align) && found.stx_dio_mem_align <= granule
+    unsuited(alignment(file)?)
+}
+
+fn unsuited(alignment: Alignment) -> Option<String> {
+    let suits = |bytes: u32| bytes > 0 && u64::from(bytes) <= GRANULE_BYTES;
+    let Alignment { memory_bytes, offset_bytes } = alignment;
+    match (memory_bytes, offset_bytes) {
+        (0, _) | (_, 0) => Some("the file system offers no direct I/O on this file".into()),
+        (memory, offset) if suits(memory) && suits(offset) => None,
+        (memory, offset) => Some(format!(
+            "direct I/O would need buffers aligned to {memory} and offsets to {offset} bytes, more than {GRANULE_BYTES}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_memory_is_buffered_and_says_why() {
+        let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+        let file = IoFile::open(&folder.path().join("a"), true).unwrap();
+        assert!(!file.is_direct());
+        assert!(file.buffered_because().is_some());
+    }
+
+    #[test]
+    fn an_alignment_beyond_a_granule_is_not_used() {
+        let of = |memory_bytes, offset_bytes| unsuited(Alignment { memory_bytes, offset_bytes });
+        assert_eq!(of(4, 512), None);
+        assert_eq!(of(4096, 4096), None);
+        assert!(of(512, 65536).unwrap().contains("65536"));
+        assert!(of(0, 0).is_some());
+    }
+
+    #[test]
+    fn opening_twice_keeps_the_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"kept").unwrap();
+        drop(IoFile::open(&path, true).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    }
 }

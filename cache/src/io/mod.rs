@@ -1,10 +1,15 @@
-//! Reads and writes of the cache's files: a trait, an implementation on io_uring, one on blocking calls.
+//! Reads and writes of the cache's files: a trait, an implementation on io_uring, one on blocking calls, and a probe that
+//! finds by doing which one works here.
 //!
 //! The buffer belongs to the operation, not to the future that waits for it: dropping the future frees nothing that
 //! the kernel may still write to.
 
 mod blocking;
 mod file;
+mod probe;
+mod queue;
+mod transfer;
+mod uring;
 
 use std::fmt;
 use std::io;
@@ -15,12 +20,19 @@ use tokio::sync::oneshot;
 use crate::memory::{Lease, Slab};
 
 pub use blocking::Blocking;
-pub use file::IoFile;
+pub use file::{Alignment, IoFile};
+pub use probe::{ENGINE_VARIABLE, Report, open, open_with};
+pub use uring::{Options, Uring};
 
-/// What moves bytes between files and slabs.
+/// What moves bytes between files and slabs. Dropping it waits until everything submitted is done.
 pub trait BlockIo: Send + Sync + fmt::Debug {
     /// Starts an operation. Never blocks on the disk; may wait for room in a bounded queue.
     fn submit(&self, operation: Operation);
+
+    /// Starts several; an engine may do that with one wake-up and one system call.
+    fn submit_all(&self, operations: Vec<Operation>) {
+        operations.into_iter().for_each(|operation| self.submit(operation));
+    }
 
     /// What runs, for `stats` and `doctor`: "io_uring" or "blocking".
     fn engine(&self) -> &'static str;
@@ -29,8 +41,8 @@ pub trait BlockIo: Send + Sync + fmt::Debug {
 /// One read or write on its way, with its buffer.
 #[derive(Debug)]
 pub enum Operation {
-    /// Fills `slab` from `offset`. Bytes behind the end of the file read as zeros up to the slab's capacity
-    /// are NOT promised: the result says how many bytes came.
+    /// Fills `slab` from `offset`. What lies behind the bytes that came is unspecified. The slab's visible length is left
+    /// as it is.
     Read {
         /// Where from; direct files need `offset` and `len` in multiples of the granule.
         file: Arc<IoFile>,
@@ -45,7 +57,7 @@ pub enum Operation {
     },
     /// Writes all of `bytes` at `offset`.
     Write {
-        /// Where to; direct files need `offset` and the length in multiples of the granule.
+        /// Where to; direct files need `offset`, the length and the address in multiples of the granule.
         file: Arc<IoFile>,
         /// First byte in the file.
         offset: u64,
@@ -56,7 +68,45 @@ pub enum Operation {
     },
 }
 
-/// Reads `len` bytes at `offset` into `slab`; the number is short only at the end of the file.
+impl Operation {
+    /// The file it reads or writes.
+    pub fn file(&self) -> &Arc<IoFile> {
+        match self {
+            Self::Read { file, .. } | Self::Write { file, .. } => file,
+        }
+    }
+
+    /// Answers with an error, giving a read's slab back. Only for operations that the kernel doesn't hold.
+    pub fn fail(self, error: io::Error) {
+        self.finish(Err(error));
+    }
+
+    /// Answers whoever waits; where nobody does, the buffer is dropped here. What the operation held is let go first: whoever
+    /// learns that it ended finds file and memory free.
+    fn finish(self, result: io::Result<usize>) {
+        match self {
+            Self::Read { file, slab, done, .. } => {
+                drop(file);
+                drop(done.send((slab, result)));
+            }
+            Self::Write { file, bytes, done, .. } => {
+                drop((file, bytes));
+                drop(done.send(result.map(drop)));
+            }
+        }
+    }
+
+    /// Keeps buffer and file for ever, since the kernel may still use them; whoever waits learns that the thread ended.
+    fn leak(self) {
+        match self {
+            Self::Read { file, slab, .. } => std::mem::forget((file, slab)),
+            Self::Write { file, bytes, .. } => std::mem::forget((file, bytes)),
+        }
+    }
+}
+
+/// Reads `len` bytes at `offset` into `slab`; the number is short only at the end of the file. Dropped while it waits, the
+/// slab goes back to its region when the read has landed.
 pub async fn read(
     io: &dyn BlockIo,
     file: &Arc<IoFile>,
@@ -68,13 +118,13 @@ pub async fn read(
     io.submit(Operation::Read { file: file.clone(), offset, len, slab, done });
     match waiting.await {
         Ok((slab, result)) => (Some(slab), result),
-        Err(_) => (None, Err(io::Error::other("the I/O thread ended"))),
+        Err(_) => (None, Err(queue::ended())),
     }
 }
 
-/// Writes all of `bytes` at `offset`.
+/// Writes all of `bytes` at `offset`. Dropped while it waits, the write still lands.
 pub async fn write(io: &dyn BlockIo, file: &Arc<IoFile>, offset: u64, bytes: Lease) -> io::Result<()> {
     let (done, waiting) = oneshot::channel();
     io.submit(Operation::Write { file: file.clone(), offset, bytes, done });
-    waiting.await.unwrap_or_else(|_| Err(io::Error::other("the I/O thread ended")))
+    waiting.await.unwrap_or_else(|_| Err(queue::ended()))
 }

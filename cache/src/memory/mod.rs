@@ -8,7 +8,9 @@
 mod arena;
 mod lease;
 mod region;
+mod rows;
 
 pub use arena::{Arena, HostMemory, Unpinned};
 pub use lease::Lease;
 pub use region::{Region, Slab};
+pub use rows::Row;

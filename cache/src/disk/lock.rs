@@ -1,0 +1,64 @@
+//! One owner per cache folder: an flock on `LOCK`.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{Error, Result};
+
+/// The right to be the owner of a cache folder; given up on drop, and by the kernel when the process ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock of `dir`, making the folder where it doesn't exist. None where another process holds it.
+    pub fn try_acquire(dir: &Path) -> Result<Option<Self>> {
+        let refused = |what: &str, error: std::io::Error| Error::CacheDir {
+            path: dir.into(),
+            what: what.into(),
+            source: Arc::new(error),
+        };
+        std::fs::create_dir_all(dir).map_err(|error| {
+            refused("it can't be made; choose a folder where this user may write (cache_dir)", error)
+        })?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join("LOCK"))
+            .map_err(|error| {
+                refused("it is not writable; choose a folder where this user may write (cache_dir)", error)
+            })?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(refused("its file system offers no locks (flock)", error.into())),
+        }
+    }
+
+    /// The open lock file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = FolderLock::try_acquire(&dir.path().join("cache")).unwrap().unwrap();
+        assert!(FolderLock::try_acquire(&dir.path().join("cache")).unwrap().is_none());
+        drop(first);
+        assert!(FolderLock::try_acquire(&dir.path().join("cache")).unwrap().is_some());
+    }
+}

@@ -1,0 +1,321 @@
+//! The shards of a dataset and what is in them: which objects, how many samples, where each one lies.
+//!
+//! An index of a shard comes from, in this order: the cache, a sidecar beside the shard, or an announced pass over the shard that fills
+//! the cache on its way. Counts alone may also come from a wids JSON. Everything is kept under the shard's ObjectId, so that
+//! an object that changed is looked at anew.
+
+mod loaded;
+mod resolve;
+mod scan;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use forebay_cache::memory::Region;
+use forebay_cache::origin::Origin;
+use forebay_cache::{ByteRange, Cache, Lease, Location, ObjectId, ObjectMeta};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::OnceCell;
+
+use crate::dataset::{SampleEntry, ShardIndex, sidecar};
+use crate::error::{Error, Result};
+use crate::plan::{Piece, SampleRef};
+use crate::report::Reporter;
+use loaded::Loaded;
+
+pub use resolve::{Shards, resolve};
+
+/// Name of a shard's index among the cache's small files.
+const INDEX: &str = "index";
+/// Name of a dataset's counts among the cache's small files.
+const COUNTS: &str = "counts";
+/// Shards looked at at once: more connections than that gain nothing on one store.
+const AT_ONCE: usize = 16;
+/// Shards read from end to end at once: each keeps a block or two on their way.
+const SCANS_AT_ONCE: usize = 4;
+
+/// A sample, found: its shard, and its members in it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Which sample.
+    pub at: SampleRef,
+    /// Its shard.
+    pub object: Arc<ObjectMeta>,
+    /// Its members.
+    pub entry: SampleEntry,
+}
+
+/// The shards of one dataset.
+#[derive(Debug)]
+pub struct Catalog {
+    cache: Cache,
+    origin: Arc<dyn Origin>,
+    region: Region,
+    reporter: Reporter,
+    shards: Shards,
+    counts: OnceCell<Arc<[u64]>>,
+    starts: OnceLock<Vec<u64>>,
+    loaded: Loaded,
+    scanned_bytes: AtomicU64,
+}
+
+impl Catalog {
+    /// A catalog of `shards`. Passes over shards read into `region`; at most `index_bytes` of indexes stay in memory.
+    pub fn new(
+        cache: Cache,
+        origin: Arc<dyn Origin>,
+        region: Region,
+        reporter: Reporter,
+        shards: Shards,
+        index_bytes: usize,
+    ) -> Self {
+        Self {
+            cache,
+            origin,
+            region,
+            reporter,
+            shards,
+            counts: OnceCell::new(),
+            starts: OnceLock::new(),
+            loaded: Loaded::new(index_bytes),
+            scanned_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The shards' objects, in the dataset's order.
+    pub fn objects(&self) -> &[Arc<ObjectMeta>] {
+        &self.shards.objects
+    }
+
+    /// Hash over the identities of all shards: tells whether two loaders read the same bytes.
+    pub fn fingerprint(&self) -> ObjectId {
+        let mut hash = blake3::Hasher::new();
+        self.objects().iter().for_each(|object| drop(hash.update(object.id.as_bytes())));
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+        ObjectId::from_bytes(id)
+    }
+
+    /// Every shard's count, where they are known already.
+    pub fn known_counts(&self) -> Option<Arc<[u64]>> {
+        self.counts.get().cloned()
+    }
+
+    /// Looks whether every shard's count is known without a pass over the data: from a wids JSON or from the cache.
+    pub async fn try_counts(&self) -> Result<Option<Arc<[u64]>>> {
+        if let Some(counts) = self.counts.get() {
+            return Ok(Some(counts.clone()));
+        }
+        let listed = self.shards.counts.iter().copied().collect::<Option<Arc<[u64]>>>();
+        let counts = match listed {
+            Some(counts) => Some(counts),
+            None => self.kept_counts().await?,
+        };
+        match counts {
+            Some(counts) => Ok(Some(self.counts.get_or_init(async || counts).await.clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// Every shard's count; a shard that nothing knows is read once, with a progress bar.
+    pub async fn counts(&self) -> Result<Arc<[u64]>> {
+        if let Some(counts) = self.try_counts().await? {
+            return Ok(counts);
+        }
+        self.counts.get_or_try_init(async || self.find_counts().await).await.cloned()
+    }
+
+    async fn find_counts(&self) -> Result<Arc<[u64]>> {
+        let quick = stream::iter(self.objects().iter().enumerate());
+        let quick = quick.map(async |(shard, object)| Ok::<_, Error>(match self.shards.counts[shard] {
+            Some(count) => Some(count),
+            None => self.index_without_pass(object).await?.map(|index| index.len()),
+        }));
+        let known: Vec<Option<u64>> = quick.buffered(AT_ONCE).try_collect().await?;
+        let missing: Vec<usize> = (0..known.len()).filter(|&shard| known[shard].is_none()).collect();
+        let mut counts: Vec<u64> = known.iter().map(|count| count.unwrap_or(0)).collect();
+        if !missing.is_empty() {
+            for (shard, count) in self.pass_over(&missing).await? {
+                counts[shard] = count;
+            }
+        }
+        let counts: Arc<[u64]> = counts.into();
+        self.keep_counts(&counts).await?;
+        Ok(counts)
+    }
+
+    /// The announced pass.
+    async fn pass_over(&self, shards: &[usize]) -> Result<Vec<(usize, u64)>> {
+        let total: u64 = shards.iter().map(|&shard| self.objects()[shard].size_bytes).sum();
+        self.reporter.announce(format!(
+            "{} of {} shards have no index: reading {total} bytes once to count their samples (this fills the cache; \
+             `forebay index --write-sidecars` makes indexes that need no such pass)",
+            shards.len(),
+            self.objects().len(),
+        ));
+        if total > self.cache.stats().limit_bytes {
+            self.reporter.announce(format!(
+                "the dataset's {total} bytes do not fit into cache_limit, so that the pass reads what the epoch will read \
+                 again; `forebay index --write-sidecars` avoids that"
+            ));
+        }
+        let bar = self.reporter.bar("indexing", total);
+        let scans = stream::iter(shards).map(async |&shard| {
+            let index = self.load(shard, |bytes| bar.inc(bytes)).await?;
+            Ok::<_, Error>((shard, index.len()))
+        });
+        let counts = scans.buffer_unordered(SCANS_AT_ONCE).try_collect().await;
+        bar.finish_and_clear();
+        counts
+    }
+
+    /// Where a sample lies.
+    pub async fn find(&self, at: SampleRef) -> Result<Found> {
+        let object = self.object(at.shard)?.clone();
+        let index = self.index(at.shard).await?;
+        let mut entries = index.samples(at.index..at.index + 1).map_err(|error| stale(&object, &error))?;
+        let entry = entries.pop().ok_or_else(|| {
+            Error::Dataset { message: format!("{} has {} samples, {} was asked for", object.location, index.len(), at.index) }
+        })?;
+        Ok(Found { at, object, entry })
+    }
+
+    /// A sample's number in storage order, which random augmentation is keyed by. Needs counts.
+    pub fn number(&self, at: SampleRef) -> u64 {
+        let Some(counts) = self.counts.get() else { return at.index };
+        let starts = self.starts.get_or_init(|| {
+            let mut next = 0;
+            counts.iter().map(|count| std::mem::replace(&mut next, next + count)).collect()
+        });
+        starts.get(at.shard as usize).map_or(at.index, |start| start + at.index)
+    }
+
+    /// From the first header to the last byte of a piece's samples.
+    pub async fn bytes_of(&self, piece: &Piece) -> Result<(Arc<ObjectMeta>, ByteRange)> {
+        let object = self.object(piece.shard)?.clone();
+        if piece.is_empty() {
+            return Ok((object, ByteRange::new(0, 0)));
+        }
+        let index = self.index(piece.shard).await?;
+        let edge = |at: u64| Ok::<_, Error>(index.samples(at..at + 1).map_err(|error| stale(&object, &error))?.pop());
+        let (first, last) = (edge(piece.samples.start)?, edge(piece.samples.end - 1)?);
+        let start = first.map_or(0, |entry| entry.range().start);
+        let end = last.map_or(0, |entry| entry.range().end);
+        Ok((object, ByteRange::new(start, end)))
+    }
+
+    /// A shard's index.
+    pub async fn index(&self, shard: u32) -> Result<Arc<ShardIndex>> {
+        self.loaded.get(shard, async || self.load(shard as usize, |_| {}).await).await
+    }
+
+    fn object(&self, shard: u32) -> Result<&Arc<ObjectMeta>> {
+        let none = || Error::Dataset { message: format!("the dataset has {} shards, none is number {shard}", self.objects().len()) };
+        self.objects().get(shard as usize).ok_or_else(none)
+    }
+
+    async fn load(&self, shard: usize, read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+        let object = &self.objects()[shard];
+        if let Some(index) = self.index_without_pass(object).await? {
+            return self.counted(shard, index);
+        }
+        // The pass asks for a step at a time; the blocks behind it come on their own.
+        let (ahead, whole) = (self.cache.clone(), ByteRange::new(0, object.size_bytes));
+        let (behind, object_ahead) = (tokio::sync::oneshot::channel::<()>(), object.clone());
+        let (stop, stopped) = behind;
+        tokio::spawn(async move {
+            tokio::select! {
+                // Only an effort ahead of the pass: what fails here is reported by the pass itself.
+                fetched = ahead.prefetch(&object_ahead, whole) => drop(fetched),
+                _ = stopped => {}
+            }
+        });
+        let index = scan::scan(&self.cache, object, &self.region, |_| {}, read).await;
+        drop(stop);
+        let index = index?;
+        self.scanned_bytes.fetch_add(object.size_bytes, Relaxed);
+        self.keep(object, &index).await?;
+        self.counted(shard, index)
+    }
+
+    /// Checks an index against the count that the dataset's list promised.
+    fn counted(&self, shard: usize, index: ShardIndex) -> Result<Arc<ShardIndex>> {
+        match self.shards.counts[shard] {
+            Some(promised) if promised != index.len() => Err(Error::Dataset {
+                message: format!(
+                    "{} has {} samples, the dataset's JSON says {promised}; write the JSON anew",
+                    self.objects()[shard].location,
+                    index.len()
+                ),
+            }),
+            _ => Ok(Arc::new(index)),
+        }
+    }
+
+    /// From the cache, or from a sidecar.
+    async fn index_without_pass(&self, object: &Arc<ObjectMeta>) -> Result<Option<ShardIndex>> {
+        if let Some(bytes) = self.cache.aux_get(INDEX, &object.id).await? {
+            match ShardIndex::from_bytes(Lease::from_vec(bytes), object.id) {
+                Ok(index) => return Ok(Some(index)),
+                // Made anew below; said, since it should not happen.
+                Err(error) => self.reporter.announce(format!("the cached index of {} is unusable ({error})", object.location)),
+            }
+        }
+        let Some((location, text)) = self.sidecar(object).await? else { return Ok(None) };
+        let index = sidecar::read(&text, object.id, object.size_bytes).map_err(|error| error.at(&location))?;
+        self.keep(object, &index).await?;
+        Ok(Some(index))
+    }
+
+    async fn sidecar(&self, object: &ObjectMeta) -> Result<Option<(Location, Vec<u8>)>> {
+        for location in sidecar::candidates(&object.location) {
+            match self.origin.head(&location).await {
+                Ok(meta) => return Ok(Some((location, fetch(&*self.origin, &meta).await?))),
+                // A store that lets nobody list says 403 for a key that doesn't exist.
+                Err(forebay_cache::Error::NotFound { .. } | forebay_cache::Error::PermissionDenied { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn keep(&self, object: &ObjectMeta, index: &ShardIndex) -> Result<()> {
+        let kept = self.cache.aux_put(INDEX, &object.id, index.as_bytes().to_vec()).await?;
+        if !kept {
+            self.reporter.announce("there is no room in the cache folder for indexes of shards: they will be made again");
+        }
+        Ok(())
+    }
+
+    async fn kept_counts(&self) -> Result<Option<Arc<[u64]>>> {
+        let Some(bytes) = self.cache.aux_get(COUNTS, &self.fingerprint()).await? else { return Ok(None) };
+        let counts: Option<Vec<u64>> = serde_json::from_slice(&bytes).ok();
+        Ok(counts.filter(|counts| counts.len() == self.objects().len()).map(Into::into))
+    }
+
+    async fn keep_counts(&self, counts: &[u64]) -> Result<()> {
+        let bytes = serde_json::to_vec(counts).map_err(|error| Error::config(error.to_string()))?;
+        self.cache.aux_put(COUNTS, &self.fingerprint(), bytes).await?;
+        Ok(())
+    }
+}
+
+/// A whole small object.
+pub(crate) async fn fetch(origin: &dyn Origin, object: &ObjectMeta) -> Result<Vec<u8>> {
+    /// More than this is no index of a shard, nor a list of shards.
+    const MOST: u64 = 1 << 30;
+    if object.size_bytes > MOST {
+        return Err(Error::Dataset { message: format!("{} has {} bytes; {MOST} are the most", object.location, object.size_bytes) });
+    }
+    let chunks = origin.get(object, ByteRange::new(0, object.size_bytes));
+    let mut bytes = Vec::with_capacity(object.size_bytes as usize);
+    let mut chunks = std::pin::pin!(chunks);
+    while let Some(chunk) = chunks.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+fn stale(object: &ObjectMeta, error: &crate::dataset::Malformed) -> Error {
+    Error::Shard { location: object.location.clone(), offset: error.offset, what: format!("its index is unusable: {}", error.what) }
+}

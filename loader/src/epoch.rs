@@ -1,0 +1,162 @@
+//! One epoch at work: its planner and its readahead, from a start to its end or until the consumer leaves.
+
+use std::sync::Arc;
+
+use forebay_cache::memory::Region;
+use forebay_cache::object::BLOCK_BYTES;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::options::LoaderOptions;
+use crate::pipeline::account::Account;
+use crate::pipeline::queue::{Gauges, Ready};
+use crate::pipeline::row::Workshop;
+use crate::pipeline::sample::SampleDecoder;
+use crate::pipeline::slot::Layout;
+use crate::plan::{EpochCut, EpochRng, Order, Piece, Readers, World};
+use crate::prefetch::{Planner, ROOM_UNIT, Readahead};
+use crate::report::Reporter;
+use crate::session::Session;
+
+/// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
+/// more than the windows themselves is resident.
+const AHEAD: u64 = 8;
+
+/// What a loader's epochs share.
+#[derive(Debug)]
+pub(crate) struct Workplace {
+    pub(crate) session: Arc<Session>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) decoder: Arc<SampleDecoder>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) batches: Region,
+    pub(crate) reads: Region,
+    pub(crate) pool: Arc<rayon::ThreadPool>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) reporter: Reporter,
+}
+
+/// A running epoch; dropping it ends its work.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    pub(crate) cut: EpochCut,
+    pub(crate) ready: Arc<Ready>,
+    /// Batches that the consumer took.
+    pub(crate) delivered: u64,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Epoch {
+    pub(crate) fn start(
+        place: &Workplace,
+        options: &LoaderOptions,
+        world: World,
+        order: Arc<Order>,
+        cut: EpochCut,
+    ) -> Result<Self> {
+        let position = cut.batch(0).map_or(0, |batch| batch.start);
+        let readers = node_readers(options, world);
+        check_window(place, &order, position, &readers)?;
+        let ready = Arc::new(Ready::new());
+        // Rooms for rows in flight: a quarter of the region stays free, so that first fit finds place.
+        let room_units = u32::try_from(place.reads.capacity_bytes() as u64 / 4 * 3 / ROOM_UNIT).unwrap_or(u32::MAX);
+        let (reached, seen) = watch::channel(position);
+        let shop = Workshop {
+            cache: place.session.cache().clone(),
+            catalog: place.catalog.clone(),
+            decoder: place.decoder.clone(),
+            order: order.clone(),
+            reads: place.reads.clone(),
+            pool: place.pool.clone(),
+            gauges: place.gauges.clone(),
+            account: place.account.clone(),
+            on_error: options.on_error,
+            draws: EpochRng::new(order.spec().seed, order.spec().epoch),
+            epoch: order.spec().epoch,
+        };
+        let planner = Planner {
+            shop: Arc::new(shop),
+            cut,
+            layout: place.layout.clone(),
+            batches: place.batches.clone(),
+            ahead: Arc::new(Semaphore::new(options.prefetch_factor)),
+            room: Arc::new(Semaphore::new(room_units as usize)),
+            room_units,
+            reached,
+        };
+        let readahead = Readahead {
+            cache: place.session.cache().clone(),
+            catalog: place.catalog.clone(),
+            horizon: horizon(place, &order),
+            order,
+            readers: Readers::from(world),
+            reached: seen,
+        };
+        let runtime = place.session.handle();
+        let tasks = vec![
+            runtime.spawn(planner.run(ready.clone())).abort_handle(),
+            runtime.spawn(readahead.run()).abort_handle(),
+        ];
+        Ok(Self { cut, ready, delivered: 0, tasks })
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The ranks of this node, which share a cache folder.
+fn node_readers(options: &LoaderOptions, world: World) -> Readers {
+    let local = options.local_world_size.clamp(1, world.size());
+    let first = world.rank() / local * local;
+    Readers::new(first..(first + local).min(world.size()), world.size()).unwrap_or_else(|| Readers::from(world))
+}
+
+fn dataset_bytes(place: &Workplace) -> u64 {
+    place.catalog.objects().iter().map(|object| u64::from(object.blocks()) * BLOCK_BYTES).sum()
+}
+
+/// How far ahead pages are fetched: everything where the dataset fits, so that a first epoch's network never idles.
+fn horizon(place: &Workplace, order: &Order) -> u64 {
+    if dataset_bytes(place) < place.session.cache().stats().limit_bytes / 10 * 9 {
+        return u64::MAX / 2;
+    }
+    order.spec().shuffle_window / AHEAD
+}
+
+/// An error where the cache folder can't hold the windows that are open at the same time: every sample would be fetched again for
+/// each of its block's neighbours.
+fn check_window(place: &Workplace, order: &Order, position: u64, readers: &Readers) -> Result<()> {
+    let limit = place.session.cache().stats().limit_bytes;
+    if dataset_bytes(place) <= limit / 10 * 9 {
+        return Ok(());
+    }
+    let counts = &order.spec().counts;
+    let bytes = |piece: &Piece| {
+        let size = place.catalog.objects()[piece.shard as usize].size_bytes;
+        let samples = counts[piece.shard as usize].max(1);
+        let part = u128::from(size) * u128::from(piece.len()) / u128::from(samples);
+        // A piece's edges share blocks with others.
+        (part as u64).next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES
+    };
+    let window = order.peak_bytes(position, readers, bytes);
+    // 2 % of the folder stay free for writes, and the index takes its part.
+    let needed = window + window / 20 + (64 << 20);
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(forebay_cache::Error::QuotaTooSmall {
+        limit_bytes: limit,
+        needed_bytes: needed,
+        what: format!(
+            "the samples that are shuffled together, shuffle_window={}, must be in the cache together; a smaller shuffle_window needs less",
+            order.spec().shuffle_window
+        ),
+    }
+    .into())
+}

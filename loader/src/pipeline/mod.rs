@@ -1,0 +1,7 @@
+//! Bounded stages between the plan and the consumer: batches that are being filled, batches that are ready.
+
+pub(crate) mod account;
+pub(crate) mod queue;
+pub(crate) mod row;
+pub(crate) mod sample;
+pub(crate) mod slot;

@@ -1,0 +1,232 @@
+//! Where finished batches wait for the consumer, in order; and the account of what the consumer waits for.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+
+/// The stages that a consumer can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Index,
+    Memory,
+    Read,
+    Decode,
+    Assemble,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Stage; 5] = [Self::Index, Self::Memory, Self::Read, Self::Decode, Self::Assemble];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Memory => "memory",
+            Self::Read => "read",
+            Self::Decode => "decode",
+            Self::Assemble => "assemble",
+        }
+    }
+}
+
+/// How many pieces of work each stage holds, and whether anything moves.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    held: [AtomicUsize; 5],
+    progress: AtomicU64,
+}
+
+impl Gauges {
+    /// Counts one piece of work in `stage` until the guard drops.
+    pub(crate) fn enter(&self, stage: Stage) -> Inside<'_> {
+        self.held[stage as usize].fetch_add(1, Relaxed);
+        Inside { gauges: self, stage }
+    }
+
+    fn holds(&self, stage: Stage) -> usize {
+        self.held[stage as usize].load(Relaxed)
+    }
+
+    fn progress(&self) -> u64 {
+        self.progress.load(Relaxed)
+    }
+
+    /// What the consumer waits for now: the busiest bottleneck, seen from the end of the pipeline. Decoding holds things up
+    /// where it has more work than threads; otherwise what is being read does.
+    fn bottleneck(&self, threads: usize) -> Stage {
+        if self.holds(Stage::Decode) >= threads {
+            return Stage::Decode;
+        }
+        let order = [Stage::Read, Stage::Decode, Stage::Memory, Stage::Index];
+        order.into_iter().find(|&stage| self.holds(stage) > 0).unwrap_or(Stage::Assemble)
+    }
+}
+
+/// One piece of work inside a stage.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    gauges: &'a Gauges,
+    stage: Stage,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.gauges.held[self.stage as usize].fetch_sub(1, Relaxed);
+        self.gauges.progress.fetch_add(1, Relaxed);
+    }
+}
+
+/// How long a consumer that holds every batch's memory itself is waited for.
+const HELD_GRACE: Duration = Duration::from_secs(10);
+
+/// Finished batches in order. Bounded by whoever makes them: one permit each.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    state: Mutex<State>,
+    changed: Condvar,
+    stalls: [AtomicU64; 5],
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// With the permit that lets another batch be planned once this one is taken.
+    batches: VecDeque<(Result<Batch>, Option<OwnedSemaphorePermit>)>,
+    ended: bool,
+    /// When the consumer last saw something move, and the count of movements then.
+    seen: Option<(Instant, u64)>,
+}
+
+/// What a wait ended with.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Batch(Result<Batch>),
+    Ended,
+    Pending,
+}
+
+impl Ready {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default() }
+    }
+
+    pub(crate) fn put(&self, batch: Result<Batch>, permit: Option<OwnedSemaphorePermit>) {
+        self.state.lock().batches.push_back((batch, permit));
+        self.changed.notify_all();
+    }
+
+    /// No batch comes any more, behind those that wait.
+    pub(crate) fn end(&self) {
+        self.state.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits at most `slice`. `timeout` is on lack of progress in `gauges`, over any number of calls.
+    pub(crate) fn take(
+        &self,
+        slice: Duration,
+        timeout: Option<Duration>,
+        gauges: &Gauges,
+        threads: usize,
+    ) -> Taken {
+        let until = Instant::now() + slice;
+        let mut state = self.state.lock();
+        loop {
+            if let Some((batch, _permit)) = state.batches.pop_front() {
+                state.seen = None;
+                return Taken::Batch(batch);
+            }
+            if state.ended {
+                return Taken::Ended;
+            }
+            let stage = gauges.bottleneck(threads);
+            let began = Instant::now();
+            if let Some(error) = state.stuck(began, timeout, gauges, stage) {
+                return Taken::Batch(Err(error));
+            }
+            if began >= until {
+                return Taken::Pending;
+            }
+            self.changed.wait_until(&mut state, until);
+            let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.stalls[stage as usize].fetch_add(waited, Relaxed);
+        }
+    }
+
+    /// How long the consumer waited for `stage`.
+    pub(crate) fn stall(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.stalls[stage as usize].load(Relaxed))
+    }
+}
+
+impl State {
+    fn stuck(
+        &mut self,
+        now: Instant,
+        timeout: Option<Duration>,
+        gauges: &Gauges,
+        stage: Stage,
+    ) -> Option<Error> {
+        let progress = gauges.progress();
+        let since = match self.seen {
+            Some((since, count)) if count == progress => since,
+            _ => {
+                self.seen = Some((now, progress));
+                return None;
+            }
+        };
+        let waited = now - since;
+        // Memory alone is waited for: nothing is being read or decoded whose end would free any.
+        if stage == Stage::Memory && waited > HELD_GRACE {
+            return Some(Error::Config {
+                message: "every batch's memory is held by the consumer, so no further batch can be made: let go of batches \
+                          (or copy them) before asking for more, or raise host_memory_limit"
+                    .into(),
+            });
+        }
+        let after = timeout.filter(|&timeout| waited > timeout)?;
+        Some(Error::Timeout { after, what: format!("the stage {:?}", stage.name()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(index: u64) -> Batch {
+        Batch { epoch: 0, index, valid: 0, rows: 0, columns: vec![], samples: vec![] }
+    }
+
+    #[test]
+    fn batches_come_in_order_and_then_the_end() {
+        let (ready, gauges) = (Ready::new(), Gauges::default());
+        ready.put(Ok(batch(0)), None);
+        ready.put(Ok(batch(1)), None);
+        ready.end();
+        for index in 0..2 {
+            let Taken::Batch(Ok(batch)) = ready.take(Duration::ZERO, None, &gauges, 1) else {
+                panic!("no batch")
+            };
+            assert_eq!(batch.index, index);
+        }
+        assert!(matches!(ready.take(Duration::ZERO, None, &gauges, 1), Taken::Ended));
+    }
+
+    #[test]
+    fn a_timeout_counts_from_the_last_progress_and_names_the_stage() {
+        let (ready, gauges) = (Ready::new(), Gauges::default());
+        let _reading = gauges.enter(Stage::Read);
+        assert!(matches!(ready.take(Duration::ZERO, Some(Duration::ZERO), &gauges, 1), Taken::Pending));
+        drop(gauges.enter(Stage::Decode));
+        assert!(matches!(ready.take(Duration::ZERO, Some(Duration::ZERO), &gauges, 1), Taken::Pending));
+        let Taken::Batch(Err(error)) = ready.take(Duration::from_secs(60), Some(Duration::ZERO), &gauges, 1)
+        else {
+            panic!("no timeout")
+        };
+        assert!(error.to_string().contains("read"), "{error}");
+    }
+}

@@ -1,0 +1,183 @@
+//! One row of a batch: its members are read, decoded on a worker, and written where they belong. A sample that can't be decoded gives
+//! its row to the next one of its window, where the user allows that.
+
+use std::sync::Arc;
+
+use forebay_cache::memory::{Region, Row};
+use forebay_cache::{ByteRange, Cache, Lease, Tiers};
+use futures::future::try_join_all;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::account::Account;
+use super::queue::{Gauges, Stage};
+use super::sample::SharedDecoder;
+use super::slot::{Cell, RowSample, Value};
+use crate::catalog::{Catalog, Found};
+use crate::dataset::MemberEntry;
+use crate::error::{Error, Result};
+use crate::options::OnError;
+use crate::plan::{EpochRng, Order};
+
+/// A gap between two members that is read along rather than skipped: less than what another read would cost.
+const GAP_BYTES: u64 = 16 << 10;
+
+/// What the rows of one epoch share.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) cache: Cache,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) decoder: SharedDecoder,
+    pub(crate) order: Arc<Order>,
+    pub(crate) reads: Region,
+    pub(crate) pool: Arc<rayon::ThreadPool>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) on_error: OnError,
+    pub(crate) draws: EpochRng,
+    pub(crate) epoch: u64,
+}
+
+/// A sample's name in errors.
+fn label(sample: &Found) -> Arc<str> {
+    format!("{}: {}", sample.object.location.file_name(), sample.entry.key()).into()
+}
+
+/// A row to be made.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) position: u64,
+    pub(crate) sample: Found,
+    pub(crate) cells: Vec<Option<Row>>,
+}
+
+/// A row that is done. `room` is its share of the memory for reads, held as long as a cell is a window into it.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) sample: RowSample,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
+impl Workshop {
+    /// Most bytes of the region for reads that a sample's reads take: whole granules.
+    pub(crate) fn room_bytes(&self, sample: &Found) -> u64 {
+        let members = self.decoder.members(&sample.object, &sample.entry).unwrap_or_default();
+        coalesce(&members).iter().map(|range| range.granules().len()).sum()
+    }
+
+    /// Makes one row. `room` covers what the sample's reads take.
+    pub(crate) async fn row(&self, job: Job, room: OwnedSemaphorePermit) -> Result<Done> {
+        let Job { position, mut sample, mut cells } = job;
+        let mut attempt = 0;
+        loop {
+            let (back, made) = self.make(&sample, cells).await;
+            let error = match made {
+                Ok(values) => {
+                    let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<_>>();
+                    let cells = cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
+                    let label = label(&sample);
+                    return Ok(Done { sample: RowSample { shard: sample.at.shard, index: sample.at.index, label }, cells, room });
+                }
+                Err(error) => error,
+            };
+            if self.on_error == OnError::Raise || !error.is_sample() {
+                return Err(error);
+            }
+            self.account.skip(&error)?;
+            cells = back;
+            attempt += 1;
+            let Some(next) = self.order.replacement(position, attempt) else {
+                return Err(Error::Dataset {
+                    message: format!("no sample of this window can be decoded, so none can stand in for the others; the last one: {error}"),
+                });
+            };
+            sample = self.catalog.find(next).await?;
+        }
+    }
+
+    /// Reads and decodes a sample. The cells come back whatever happens: another sample may need them.
+    async fn make(&self, sample: &Found, cells: Vec<Option<Row>>) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
+        match self.read(sample).await {
+            Ok(members) => self.decode(sample, members, cells).await,
+            Err(error) => (cells, Err(error)),
+        }
+    }
+
+    /// Each field's bytes.
+    async fn read(&self, sample: &Found) -> Result<Vec<Lease>> {
+        let _inside = self.gauges.enter(Stage::Read);
+        let members = self.decoder.members(&sample.object, &sample.entry)?;
+        let reads = coalesce(&members);
+        let read = async |range: ByteRange| self.cache.read(&sample.object, range, &self.reads).await;
+        let done = try_join_all(reads.iter().map(|&range| read(range))).await?;
+        let mut tiers = Tiers::default();
+        for read in &done {
+            tiers.ram += read.tiers.ram;
+            tiers.disk += read.tiers.disk;
+            tiers.origin += read.tiers.origin;
+        }
+        self.account.read(tiers);
+        let slice = |member: &&MemberEntry| {
+            let at = reads.iter().position(|read| read.start <= member.data_offset && member.range().end <= read.end)?;
+            let start = (member.data_offset - reads[at].start) as usize;
+            Some(done[at].lease.slice(start..start + member.size as usize))
+        };
+        let leases = members.iter().map(slice).collect::<Option<_>>();
+        leases.ok_or_else(|| Error::Panic { message: "a member was not read".into() })
+    }
+
+    /// Decodes on a worker; this task waits without a thread.
+    async fn decode(
+        &self,
+        sample: &Found,
+        members: Vec<Lease>,
+        mut cells: Vec<Option<Row>>,
+    ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
+        let (done, waiting) = oneshot::channel();
+        let (decoder, gauges, account) = (self.decoder.clone(), self.gauges.clone(), self.account.clone());
+        let (draws, number) = (self.draws, self.catalog.number(sample.at));
+        let found = sample.clone();
+        let inside = self.gauges.enter(Stage::Decode);
+        self.pool.spawn(move || {
+            let began = std::time::Instant::now();
+            let decode = || decoder.decode(&found, &members, &mut cells, draws, number);
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+            account.decoded(began.elapsed());
+            drop(gauges);
+            drop(done.send((cells, made.unwrap_or_else(|panic| Err(panicked(&*panic))))));
+        });
+        let answer = waiting.await;
+        drop(inside);
+        answer.unwrap_or_else(|_| (Vec::new(), Err(Error::Closed)))
+    }
+}
+
+fn into_cell((row, value): (Option<Row>, Option<Value>)) -> Option<Cell> {
+    match (row, value) {
+        (_, Some(value)) => Some(Cell::Value(value)),
+        (Some(row), None) => Some(Cell::Row(row)),
+        (None, None) => None,
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::Panic { message: text.unwrap_or_else(|| "without a message".into()) }
+}
+
+/// The ranges to read for these members: neighbours in one.
+fn coalesce(members: &[&MemberEntry]) -> Vec<ByteRange> {
+    let mut wanted: Vec<ByteRange> =
+        members.iter().map(|member| member.range()).collect();
+    wanted.sort_unstable_by_key(|range| (range.start, range.end));
+    let mut reads: Vec<ByteRange> = Vec::with_capacity(wanted.len());
+    for range in wanted {
+        match reads.last_mut() {
+            Some(last) if range.start <= last.end + GAP_BYTES => last.end = last.end.max(range.end),
+            _ => reads.push(range),
+        }
+    }
+    reads
+}
+

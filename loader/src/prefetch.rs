@@ -1,0 +1,269 @@
+//! Walks the plan ahead of the consumer: batches within the memory for batches, pages of the order within the cache folder.
+//!
+//! Two walks, at two distances. The planner makes batches: for each it finds the samples, takes memory in line, and starts their rows;
+//! `ahead` bounds how many there are. The readahead brings whole pages (windows of lanes) into the cache folder before the
+//! planner reaches them, and tells the cache which pages are finished, so that it evicts what is not needed again in this
+//! epoch. Neither ever waits for the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use forebay_cache::disk::Advice;
+use forebay_cache::memory::Region;
+use forebay_cache::object::BLOCK_BYTES;
+use forebay_cache::{ByteRange, Cache, ObjectMeta};
+use futures::future::join_all;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::catalog::{Catalog, Found};
+use crate::error::{Error, Result};
+use crate::pipeline::queue::{Ready, Stage};
+use crate::pipeline::row::{Done, Job, Workshop};
+use crate::pipeline::slot::{Layout, Slot};
+use crate::plan::{Cursor, EpochCut, Order, Page, Readers};
+
+/// The unit in which room for reads is counted.
+pub(crate) const ROOM_UNIT: u64 = 4096;
+
+/// Prefetches of pieces under way at once; the cache bounds its connections itself.
+const PIECES_AT_ONCE: usize = 8;
+
+/// Makes the batches of one epoch, in order.
+pub(crate) struct Planner {
+    pub(crate) shop: Arc<Workshop>,
+    pub(crate) cut: EpochCut,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) batches: Region,
+    /// One permit for each batch between here and the consumer.
+    pub(crate) ahead: Arc<Semaphore>,
+    /// The region for reads, in units of a granule.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room_units: u32,
+    pub(crate) reached: watch::Sender<u64>,
+}
+
+/// A batch on its way, or why there is none.
+enum Coming {
+    Batch { slot: Slot, rows: AbortOnDrop<Result<Vec<Done>>>, permit: OwnedSemaphorePermit },
+    Failed(Error),
+}
+
+/// A task that ends when nobody waits for it any more.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Planner {
+    /// Runs to the end of the epoch or to the first error, which comes behind the batches before it.
+    pub(crate) async fn run(self, ready: Arc<Ready>) {
+        let (coming, arrivals) = mpsc::channel(self.ahead.available_permits().max(1));
+        let finish = finish(arrivals, self.batches.clone(), self.shop.clone(), ready);
+        let walk = async {
+            if let Err(error) = self.walk(&coming).await {
+                drop(coming.send(Coming::Failed(error)).await);
+            }
+            drop(coming);
+        };
+        tokio::join!(walk, finish);
+    }
+
+    async fn walk(&self, coming: &mpsc::Sender<Coming>) -> Result<()> {
+        let mut cursor = Cursor::new(self.shop.order.clone());
+        for index in 0..self.cut.batches() {
+            let Ok(permit) = self.ahead.clone().acquire_owned().await else { return Ok(()) };
+            let Some(batch) = self.cut.batch(index) else { return Ok(()) };
+            self.reached.send_replace(batch.start);
+            let samples = self.find(&mut cursor, batch.positions()).await?;
+            let units = self.units(&samples)?;
+            let (rows, valid) = (samples.len(), batch.valid as usize);
+            let (slot, cells) = {
+                let _inside = self.shop.gauges.enter(Stage::Memory);
+                Slot::allocate(&self.layout, &self.batches, (self.shop.epoch, index), rows, valid).await?
+            };
+            let rows = samples.into_iter().zip(cells).zip(units);
+            let rows = rows.map(|(((position, sample), cells), units)| (Job { position, sample, cells }, units));
+            let rows = AbortOnDrop(tokio::spawn(self.fill(rows.collect())));
+            if coming.send(Coming::Batch { slot, rows, permit }).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn find(
+        &self,
+        cursor: &mut Cursor,
+        positions: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<Vec<(u64, Found)>> {
+        let _inside = self.shop.gauges.enter(Stage::Index);
+        let mut samples = Vec::with_capacity(positions.len());
+        for position in positions {
+            samples.push((position, self.shop.catalog.find(cursor.at(position).sample).await?));
+        }
+        Ok(samples)
+    }
+
+    /// What every row's reads take of the room; an error where one row, or rows that wait for each other, don't fit at all.
+    fn units(&self, samples: &[(u64, Found)]) -> Result<Vec<u32>> {
+        let mut held = 0u64;
+        let mut units = Vec::with_capacity(samples.len());
+        for (_, sample) in samples {
+            let bytes = self.shop.room_bytes(sample);
+            if self.layout.has_values() {
+                held += bytes;
+            }
+            let most = held.max(bytes);
+            if most > u64::from(self.room_units) * ROOM_UNIT {
+                let at = &sample.object.location;
+                return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
+                    limit_bytes: u64::from(self.room_units) * ROOM_UNIT,
+                    needed_bytes: most,
+                    what: format!("reading {} at byte {} of {at}, a part of host_memory_limit is for reads", sample.entry.key(), sample.entry.header_offset()),
+                }));
+            }
+            units.push((bytes.div_ceil(ROOM_UNIT)) as u32);
+        }
+        Ok(units)
+    }
+
+    /// A future of all rows of a batch. Their places in the line for room are taken here, in order: rows of an earlier
+    /// batch never wait for memory that a later one holds.
+    fn fill(&self, rows: Vec<(Job, u32)>) -> impl Future<Output = Result<Vec<Done>>> + Send + use<> {
+        let room = self.room.clone();
+        let shop = self.shop.clone();
+        let queued: Vec<_> = rows
+            .into_iter()
+            .map(|(job, units)| {
+                let mut turn = Box::pin(room.clone().acquire_many_owned(units));
+                // The first poll takes the place in line; the permit, where it comes at once, is kept.
+                let first = futures::FutureExt::now_or_never(&mut turn);
+                (job, turn, first)
+            })
+            .collect();
+        async move {
+            let row = async |(job, turn, first): (Job, _, _)| {
+                let permit = match first {
+                    Some(permit) => permit,
+                    None => {
+                        let turn: std::pin::Pin<Box<_>> = turn;
+                        turn.await
+                    }
+                };
+                shop.row(job, permit.map_err(|_| Error::Closed)?).await
+            };
+            // The first row's error is the batch's, so that it is the same one on every run.
+            join_all(queued.into_iter().map(row)).await.into_iter().collect()
+        }
+    }
+}
+
+/// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
+async fn finish(mut arrivals: mpsc::Receiver<Coming>, region: Region, shop: Arc<Workshop>, ready: Arc<Ready>) {
+    while let Some(coming) = arrivals.recv().await {
+        let (batch, permit) = match coming {
+            Coming::Failed(error) => (Err(error), None),
+            Coming::Batch { slot, mut rows, permit } => {
+                let rows = (&mut rows.0).await.unwrap_or_else(|_| Err(Error::Closed));
+                let _inside = shop.gauges.enter(Stage::Assemble);
+                (assemble(slot, rows, &region).await, Some(permit))
+            }
+        };
+        let failed = batch.is_err();
+        ready.put(batch, permit);
+        if failed {
+            break;
+        }
+    }
+    ready.end();
+}
+
+async fn assemble(slot: Slot, rows: Result<Vec<Done>>, region: &Region) -> Result<crate::batch::Batch> {
+    let rows = rows?;
+    // Rows' windows into the region for reads end with the packing, and their rooms with them.
+    let (cells, _rooms): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| ((row.sample, row.cells), row.room)).unzip();
+    slot.assemble(cells, region).await
+}
+
+/// Brings pages into the cache folder ahead of the planner.
+pub(crate) struct Readahead {
+    pub(crate) cache: Cache,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) order: Arc<Order>,
+    pub(crate) readers: Readers,
+    /// Positions ahead of the planner at which a page is fetched.
+    pub(crate) horizon: u64,
+    pub(crate) reached: watch::Receiver<u64>,
+}
+
+type PageBytes = Vec<(Arc<ObjectMeta>, ByteRange)>;
+
+impl Readahead {
+    /// Runs to the end of the epoch. What fails here is left to the readers: they ask again, and report.
+    pub(crate) async fn run(mut self) {
+        if let Err(error) = self.walk().await {
+            tracing::debug!(%error, "readahead ended; reads go on without it");
+        }
+    }
+
+    async fn walk(&mut self) -> Result<()> {
+        let order = self.order.clone();
+        let position = *self.reached.borrow();
+        let mut open: BTreeMap<u64, Vec<PageBytes>> = BTreeMap::new();
+        let mut fetches: JoinSet<()> = JoinSet::new();
+        for page in order.pages_from(position, &self.readers) {
+            while *self.reached.borrow_and_update() + self.horizon < page.first {
+                if self.reached.changed().await.is_err() {
+                    return Ok(());
+                }
+                self.retire(&mut open);
+            }
+            let bytes = self.bytes_of(&page).await?;
+            for (object, range) in &bytes {
+                self.cache.advise(&object.id, *range, Advice::WillNeed);
+                while fetches.len() >= PIECES_AT_ONCE {
+                    fetches.join_next().await;
+                    self.retire(&mut open);
+                }
+                let (cache, object, range) = (self.cache.clone(), object.clone(), *range);
+                fetches.spawn(async move {
+                    if let Err(error) = cache.prefetch(&object, range).await {
+                        tracing::debug!(%error, "a prefetch failed; the reader will ask again");
+                    }
+                });
+            }
+            open.entry(page.last).or_default().push(bytes);
+        }
+        while !open.is_empty() && self.reached.changed().await.is_ok() {
+            self.retire(&mut open);
+        }
+        Ok(())
+    }
+
+    async fn bytes_of(&self, page: &Page) -> Result<PageBytes> {
+        let mut bytes = Vec::new();
+        for piece in self.order.pieces(page.id) {
+            bytes.push(self.catalog.bytes_of(&piece).await?);
+        }
+        Ok(bytes)
+    }
+
+    /// Says which pages are finished. A block at a page's edge belongs to its neighbour too, and stays.
+    fn retire(&self, open: &mut BTreeMap<u64, Vec<PageBytes>>) {
+        let reached = *self.reached.borrow();
+        let later = open.split_off(&reached);
+        for (object, range) in std::mem::replace(open, later).into_values().flatten().flatten() {
+            let whole = ByteRange::new(
+                range.start.next_multiple_of(BLOCK_BYTES),
+                if range.end == object.size_bytes { range.end } else { range.end / BLOCK_BYTES * BLOCK_BYTES },
+            );
+            if !whole.is_empty() {
+                self.cache.advise(&object.id, whole, Advice::Done);
+            }
+        }
+    }
+}
