@@ -227,7 +227,12 @@ class DataLoader:
         columns, epoch, index, valid, samples = raw
         converted = {name: self._convert(name, column) for name, column in columns.items()}
         batch = Batch(converted, epoch, index, valid, samples)
-        return batch if self._map is None else self._map(batch)
+        if self._map is None:
+            return batch
+        try:
+            return self._map(batch)
+        except StopIteration as error:
+            raise RuntimeError("map= raised StopIteration") from error
 
 
 class _Epoch:
