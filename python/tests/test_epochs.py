@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from collections.abc import Callable
@@ -156,16 +157,17 @@ def test_the_state_counts_what_was_delivered_not_what_was_prepared(dataset: Data
     loader = open_loader(dataset.urls, shuffle=True, prefetch_factor=4)
     whole = samples_of(loader)
     for taken in range(9):
-        other = open_loader(dataset.urls, shuffle=True)
-        running = iter(loader)
         loader.set_epoch(0)
         running = iter(loader)
-        first = [sample for _ in range(min(taken, 8)) for sample in (batch := next(running)).samples[: batch.valid]]
-        state = loader.state_dict()
-        other.load_state_dict(json.dumps(state))
+        first = [sample for batch in itertools.islice(running, taken) for sample in batch.samples[: batch.valid]]
+        other = open_loader(dataset.urls, shuffle=True)
+        other.load_state_dict(json.dumps(loader.state_dict()))
         rest = samples_of(other)
-        # After the last batch the state is a full next epoch.
-        assert (first + rest == whole) if taken < 8 else (sorted(rest) == dataset.everything and rest != whole)
+        if taken < 8:
+            assert first + rest == whole
+        else:  # After the last batch the state is a full next epoch.
+            assert sorted(rest) == dataset.everything
+            assert rest != whole
         other.close()
 
 
@@ -200,7 +202,6 @@ def test_states_that_do_not_belong_here_are_refused(
     for bad in (state, "{}", "[", "[]", {"a": object()}, {**before, "version": 99}, ""):
         with pytest.raises(forebay.StateError):
             loader.load_state_dict(bad)
-            next(iter(loader))
     loader.load_state_dict(before)
     assert sorted(samples_of(loader)) == dataset.everything
 
