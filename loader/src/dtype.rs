@@ -1,28 +1,62 @@
-//! Element types of arrays, with their names in numpy and DLPack.
+//! Types of array elements, and what others call them.
 
-/// The type of an array's elements, in native byte order.
+use std::fmt;
+
+/// The type of an array's elements, in this machine's byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names say it.
+#[non_exhaustive]
 pub enum DType {
+    /// One byte, 0 or 1.
     Bool,
+    /// Unsigned, 8 bits.
     U8,
+    /// Signed, 8 bits.
     I8,
+    /// Unsigned, 16 bits.
     U16,
+    /// Signed, 16 bits.
     I16,
+    /// Unsigned, 32 bits.
     U32,
+    /// Signed, 32 bits.
     I32,
+    /// Unsigned, 64 bits.
     U64,
+    /// Signed, 64 bits.
     I64,
+    /// IEEE half precision.
     F16,
+    /// IEEE single precision.
     F32,
+    /// IEEE double precision.
     F64,
+    /// Two F32: real, imaginary.
     C64,
+    /// Two F64: real, imaginary.
     C128,
 }
 
 impl DType {
-    /// Bytes per element.
-    pub fn size(self) -> usize {
+    /// Every type.
+    pub const ALL: [Self; 14] = [
+        Self::Bool,
+        Self::U8,
+        Self::I8,
+        Self::U16,
+        Self::I16,
+        Self::U32,
+        Self::I32,
+        Self::U64,
+        Self::I64,
+        Self::F16,
+        Self::F32,
+        Self::F64,
+        Self::C64,
+        Self::C128,
+    ];
+
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
         match self {
             Self::Bool | Self::U8 | Self::I8 => 1,
             Self::U16 | Self::I16 | Self::F16 => 2,
@@ -32,8 +66,63 @@ impl DType {
         }
     }
 
-    /// numpy's name: "uint8".
-    pub fn name(self) -> &'static str {
+    /// Bytes that change places when the byte order changes: a complex number is two of them.
+    pub const fn swap_size(self) -> usize {
+        match self {
+            Self::C64 | Self::C128 => self.size() / 2,
+            other => other.size(),
+        }
+    }
+
+    /// numpy's code without byte order: kind and bytes, as in `<f4`.
+    pub const fn numpy_code(self) -> &'static str {
+        match self {
+            Self::Bool => "b1",
+            Self::U8 => "u1",
+            Self::I8 => "i1",
+            Self::U16 => "u2",
+            Self::I16 => "i2",
+            Self::U32 => "u4",
+            Self::I32 => "i4",
+            Self::U64 => "u8",
+            Self::I64 => "i8",
+            Self::F16 => "f2",
+            Self::F32 => "f4",
+            Self::F64 => "f8",
+            Self::C64 => "c8",
+            Self::C128 => "c16",
+        }
+    }
+
+    /// The type with this numpy code.
+    pub fn from_numpy_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.numpy_code() == code)
+    }
+
+    /// The `typestr` of numpy's array interface, in this machine's byte order: `|u1`, `<f4`.
+    pub fn typestr(self) -> String {
+        let order = match (self.size(), cfg!(target_endian = "little")) {
+            (1, _) => '|',
+            (_, true) => '<',
+            (_, false) => '>',
+        };
+        format!("{order}{}", self.numpy_code())
+    }
+
+    /// DLPack's (type code, bits); lanes are 1.
+    pub const fn dlpack(self) -> (u8, u8) {
+        let code = match self {
+            Self::I8 | Self::I16 | Self::I32 | Self::I64 => 0,
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => 1,
+            Self::F16 | Self::F32 | Self::F64 => 2,
+            Self::C64 | Self::C128 => 5,
+            Self::Bool => 6,
+        };
+        (code, (self.size() * 8) as u8)
+    }
+
+    /// numpy's name: `float32`.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
             Self::U8 => "uint8",
@@ -61,18 +150,6 @@ impl DType {
             Self::F16 | Self::F32 | Self::F64 => 'f',
             Self::C64 | Self::C128 => 'c',
         }
-    }
-
-    /// DLPack's (type code, bits): kDLInt 0, kDLUInt 1, kDLFloat 2, kDLComplex 5, kDLBool 6.
-    pub fn dlpack(self) -> (u8, u8) {
-        let code = match self.kind() {
-            'i' => 0,
-            'u' => 1,
-            'f' => 2,
-            'c' => 5,
-            _ => 6,
-        };
-        (code, (self.size() * 8) as u8)
     }
 
     /// The struct module's format character, for the buffer protocol; `None` where it has none (complex).
@@ -121,6 +198,12 @@ impl DType {
     }
 }
 
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// IEEE 754 binary16 bits of a value that it holds exactly; `None` for any other.
 fn half(value: f64) -> Option<u16> {
     let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
@@ -145,6 +228,16 @@ fn half(value: f64) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_agree_with_sizes() {
+        for dtype in DType::ALL {
+            assert_eq!(DType::from_numpy_code(dtype.numpy_code()), Some(dtype));
+            assert_eq!(dtype.numpy_code()[1..].parse::<usize>().unwrap(), dtype.size());
+            assert_eq!(usize::from(dtype.dlpack().1), dtype.size() * 8);
+        }
+        assert_eq!(DType::from_numpy_code("O"), None);
+    }
 
     #[test]
     fn halves_are_exact_or_refused() {

@@ -59,10 +59,12 @@ impl Epoch {
     ) -> Result<Self> {
         let position = cut.batch(0).map_or(0, |batch| batch.start);
         let readers = node_readers(options, world);
-        check_window(place, &order, position, &readers)?;
+        let horizon = horizon(place, &order);
+        check_window(place, &order, position, horizon, &readers)?;
         let ready = Arc::new(Ready::new());
         // Rooms for rows in flight: a quarter of the region stays free, so that first fit finds place.
-        let room_units = u32::try_from(place.reads.capacity_bytes() as u64 / 4 * 3 / ROOM_UNIT).unwrap_or(u32::MAX);
+        let room_units =
+            u32::try_from(place.reads.capacity_bytes() as u64 / 4 * 3 / ROOM_UNIT).unwrap_or(u32::MAX);
         let (reached, seen) = watch::channel(position);
         let shop = Workshop {
             cache: place.session.cache().clone(),
@@ -90,7 +92,7 @@ impl Epoch {
         let readahead = Readahead {
             cache: place.session.cache().clone(),
             catalog: place.catalog.clone(),
-            horizon: horizon(place, &order),
+            horizon,
             order,
             readers: Readers::from(world),
             reached: seen,
@@ -114,49 +116,44 @@ impl Drop for Epoch {
 fn node_readers(options: &LoaderOptions, world: World) -> Readers {
     let local = options.local_world_size.clamp(1, world.size());
     let first = world.rank() / local * local;
-    Readers::new(first..(first + local).min(world.size()), world.size()).unwrap_or_else(|| Readers::from(world))
+    Readers::new(first..(first + local).min(world.size()), world.size())
+        .unwrap_or_else(|| Readers::from(world))
 }
 
 fn dataset_bytes(place: &Workplace) -> u64 {
     place.catalog.objects().iter().map(|object| u64::from(object.blocks()) * BLOCK_BYTES).sum()
 }
 
+fn fits(place: &Workplace) -> bool {
+    dataset_bytes(place) <= place.session.cache().stats().limit_bytes / 10 * 9
+}
+
 /// How far ahead pages are fetched: everything where the dataset fits, so that a first epoch's network never idles.
 fn horizon(place: &Workplace, order: &Order) -> u64 {
-    if dataset_bytes(place) < place.session.cache().stats().limit_bytes / 10 * 9 {
-        return u64::MAX / 2;
-    }
-    order.spec().shuffle_window / AHEAD
+    if fits(place) { u64::MAX / 2 } else { order.spec().shuffle_window / AHEAD }
 }
 
 /// An error where the cache folder can't hold the windows that are open at the same time: every sample would be fetched again for
 /// each of its block's neighbours.
-fn check_window(place: &Workplace, order: &Order, position: u64, readers: &Readers) -> Result<()> {
+fn check_window(
+    place: &Workplace,
+    order: &Order,
+    position: u64,
+    ahead: u64,
+    readers: &Readers,
+) -> Result<()> {
     let limit = place.session.cache().stats().limit_bytes;
-    if dataset_bytes(place) <= limit / 10 * 9 {
+    if fits(place) {
         return Ok(());
     }
     let counts = &order.spec().counts;
     let bytes = |piece: &Piece| {
         let size = place.catalog.objects()[piece.shard as usize].size_bytes;
         let samples = counts[piece.shard as usize].max(1);
-        let part = u128::from(size) * u128::from(piece.len()) / u128::from(samples);
-        // A piece's edges share blocks with others.
-        (part as u64).next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES
+        let part = (u128::from(size) * u128::from(piece.len()) / u128::from(samples)) as u64;
+        // A piece's edges share blocks with others; 5 % are the index, checksums, and what stays free for writes.
+        let blocks = part.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
+        blocks + blocks / 20
     };
-    let window = order.peak_bytes(position, readers, bytes);
-    // 2 % of the folder stay free for writes, and the index takes its part.
-    let needed = window + window / 20 + (64 << 20);
-    if needed <= limit {
-        return Ok(());
-    }
-    Err(forebay_cache::Error::QuotaTooSmall {
-        limit_bytes: limit,
-        needed_bytes: needed,
-        what: format!(
-            "the samples that are shuffled together, shuffle_window={}, must be in the cache together; a smaller shuffle_window needs less",
-            order.spec().shuffle_window
-        ),
-    }
-    .into())
+    order.check_cache_limit(limit, position, ahead, readers, bytes)
 }

@@ -77,7 +77,8 @@ impl Loader {
         let world = World::new(options.rank, options.world_size)?;
         let reporter = Reporter::default();
         let threads = options.num_threads.unwrap_or_else(threads::default_threads);
-        let decoder = SampleDecoder::new(options.fields.clone(), crate::memory::limits(session.arena(), threads));
+        let decoder =
+            SampleDecoder::new(options.fields.clone(), crate::memory::limits(session.arena(), threads));
         let layout = decoder.layout();
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
         let pool = rayon::ThreadPoolBuilder::new()
@@ -85,7 +86,8 @@ impl Loader {
             .thread_name(|index| format!("forebay-decode-{index}"))
             .build()
             .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
-        let shards = session.block_on(resolve(&options.sources, session.cache(), session.origin(), &reporter))?;
+        let shards =
+            session.block_on(resolve(&options.sources, session.cache(), session.origin(), &reporter))?;
         let catalog = Catalog::new(
             session.cache().clone(),
             session.origins(),
@@ -118,7 +120,13 @@ impl Loader {
             samples: 0,
             closed: false,
         };
-        Ok(Self { options, world, place: Arc::new(place), _scratch: shares.scratch, position: Mutex::new(position) })
+        Ok(Self {
+            options,
+            world,
+            place: Arc::new(place),
+            _scratch: shares.scratch,
+            position: Mutex::new(position),
+        })
     }
 
     /// Batches per rank of a whole epoch. `None` without every shard's count; `count()` gets them.
@@ -282,7 +290,8 @@ impl Loader {
         let bytes = place.account.bytes_by_tier();
         let all: u64 = bytes.iter().sum();
         let (skipped, errors) = place.account.skipped();
-        let running = |stage: Stage| position.epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch.ready.stall(stage));
+        let running =
+            |stage: Stage| position.epoch.as_ref().map_or(Duration::ZERO, |epoch| epoch.ready.stall(stage));
         LoaderStats {
             batches: position.batches,
             samples: position.samples,
@@ -305,8 +314,10 @@ impl Loader {
             simd: threads::simd(),
             threads: place.pool.current_num_threads(),
             role: "owner",
-            host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64 + cache.ram_bytes,
-            host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64 + cache.ram_limit_bytes,
+            host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64
+                + cache.ram_bytes,
+            host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64
+                + cache.ram_limit_bytes,
             offline: cache.offline,
             notes: place.reporter.said(),
             cache,

@@ -42,7 +42,12 @@ pub(crate) fn limits(arena: &Arena, threads: usize) -> Limits {
 
 impl Shares {
     /// Carves a loader's shares from what is left of the arena, and leaves a part for another loader.
-    pub(crate) fn carve(arena: &Arena, layout: &Layout, options: &LoaderOptions, threads: usize) -> Result<Self> {
+    pub(crate) fn carve(
+        arena: &Arena,
+        layout: &Layout,
+        options: &LoaderOptions,
+        threads: usize,
+    ) -> Result<Self> {
         let free = arena.free_bytes();
         let index_bytes = (arena.limit_bytes() / 32).max(LEAST_INDEX);
         let scratch = limits(arena, threads).max_scratch_bytes * threads + index_bytes;

@@ -86,7 +86,8 @@ impl Planner {
                 Slot::allocate(&self.layout, &self.batches, (self.shop.epoch, index), rows, valid).await?
             };
             let rows = samples.into_iter().zip(cells).zip(units);
-            let rows = rows.map(|(((position, sample), cells), units)| (Job { position, sample, cells }, units));
+            let rows =
+                rows.map(|(((position, sample), cells), units)| (Job { position, sample, cells }, units));
             let rows = AbortOnDrop(tokio::spawn(self.fill(rows.collect())));
             if coming.send(Coming::Batch { slot, rows, permit }).await.is_err() {
                 return Ok(());
@@ -123,7 +124,11 @@ impl Planner {
                 return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
                     limit_bytes: u64::from(self.room_units) * ROOM_UNIT,
                     needed_bytes: most,
-                    what: format!("reading {} at byte {} of {at}, a part of host_memory_limit is for reads", sample.entry.key(), sample.entry.header_offset()),
+                    what: format!(
+                        "reading {} at byte {} of {at}, a part of host_memory_limit is for reads",
+                        sample.entry.key(),
+                        sample.entry.header_offset()
+                    ),
                 }));
             }
             units.push((bytes.div_ceil(ROOM_UNIT)) as u32);
@@ -146,13 +151,11 @@ impl Planner {
             })
             .collect();
         async move {
-            let row = async |(job, turn, first): (Job, _, _)| {
-                let permit = match first {
+            let shop = &shop;
+            let row = |(job, turn, first)| async move {
+                let permit: std::result::Result<OwnedSemaphorePermit, _> = match first {
                     Some(permit) => permit,
-                    None => {
-                        let turn: std::pin::Pin<Box<_>> = turn;
-                        turn.await
-                    }
+                    None => turn.await,
                 };
                 shop.row(job, permit.map_err(|_| Error::Closed)?).await
             };
@@ -163,7 +166,12 @@ impl Planner {
 }
 
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
-async fn finish(mut arrivals: mpsc::Receiver<Coming>, region: Region, shop: Arc<Workshop>, ready: Arc<Ready>) {
+async fn finish(
+    mut arrivals: mpsc::Receiver<Coming>,
+    region: Region,
+    shop: Arc<Workshop>,
+    ready: Arc<Ready>,
+) {
     while let Some(coming) = arrivals.recv().await {
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
@@ -185,7 +193,8 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, region: Region, shop: Arc<
 async fn assemble(slot: Slot, rows: Result<Vec<Done>>, region: &Region) -> Result<crate::batch::Batch> {
     let rows = rows?;
     // Rows' windows into the region for reads end with the packing, and their rooms with them.
-    let (cells, _rooms): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| ((row.sample, row.cells), row.room)).unzip();
+    let (cells, _rooms): (Vec<_>, Vec<_>) =
+        rows.into_iter().map(|row| ((row.sample, row.cells), row.room)).unzip();
     slot.assemble(cells, region).await
 }
 
@@ -259,7 +268,11 @@ impl Readahead {
         for (object, range) in std::mem::replace(open, later).into_values().flatten().flatten() {
             let whole = ByteRange::new(
                 range.start.next_multiple_of(BLOCK_BYTES),
-                if range.end == object.size_bytes { range.end } else { range.end / BLOCK_BYTES * BLOCK_BYTES },
+                if range.end == object.size_bytes {
+                    range.end
+                } else {
+                    range.end / BLOCK_BYTES * BLOCK_BYTES
+                },
             );
             if !whole.is_empty() {
                 self.cache.advise(&object.id, whole, Advice::Done);

@@ -20,7 +20,7 @@ use crate::options::CacheSettings;
 const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Reads and writes of cache files in flight at once: deep enough for NVMe, few enough to stay fair.
-const IO_DEPTH: u32 = 64;
+const IO_DEPTH: usize = 64;
 
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Session>>>> = LazyLock::new(Mutex::default);
 
@@ -71,7 +71,10 @@ impl Session {
             .map_err(|error| Error::config(format!("the network threads could not be started: {error}")))?;
         let arena = Arena::new(limit, Arc::new(Unpinned))?;
         // Half for blocks on their way and for the host tier; the other half is carved by loaders, for batches and reads.
-        let blocks = arena.region("cache blocks", (arena.limit_bytes() / 2).max(4 * forebay_cache::object::BLOCK_BYTES as usize))?;
+        let blocks = arena.region(
+            "cache blocks",
+            (arena.limit_bytes() / 2).max(4 * forebay_cache::object::BLOCK_BYTES as usize),
+        )?;
         let origins = Arc::new(Origins::new(settings.storage_options.clone())?);
         let (io, report) = forebay_cache::io::open(dir, IO_DEPTH)?;
         let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origins.clone(), io);
@@ -81,7 +84,15 @@ impl Session {
             Cache::open(options)?
         };
         let settings = CacheSettings { dir: dir.into(), ..settings.clone() };
-        Ok(Self { settings, cache, origins, arena, io: report, pid: std::process::id(), runtime: Some(runtime) })
+        Ok(Self {
+            settings,
+            cache,
+            origins,
+            arena,
+            io: report,
+            pid: std::process::id(),
+            runtime: Some(runtime),
+        })
     }
 
     fn same_limits(&self, wanted: &CacheSettings) -> Result<()> {
@@ -97,7 +108,11 @@ impl Session {
             return Err(differ("cache_limit", have.limit_bytes, wanted.limit_bytes));
         }
         if have.host_memory_limit_bytes != wanted.host_memory_limit_bytes {
-            return Err(differ("host_memory_limit", have.host_memory_limit_bytes, wanted.host_memory_limit_bytes));
+            return Err(differ(
+                "host_memory_limit",
+                have.host_memory_limit_bytes,
+                wanted.host_memory_limit_bytes,
+            ));
         }
         if have.storage_options != wanted.storage_options {
             return Err(Error::config(format!(

@@ -38,7 +38,7 @@ impl Loaded {
     pub(crate) async fn get(
         &self,
         shard: u32,
-        load: impl AsyncFnOnce() -> Result<Arc<ShardIndex>>,
+        load: impl Future<Output = Result<Arc<ShardIndex>>>,
     ) -> Result<Arc<ShardIndex>> {
         let cell = {
             let mut state = self.state.lock();
@@ -51,7 +51,7 @@ impl Loaded {
         if let Some(index) = cell.get() {
             return Ok(index.clone());
         }
-        let index = cell.get_or_try_init(load).await?.clone();
+        let index = cell.get_or_try_init(|| load).await?.clone();
         self.trim();
         Ok(index)
     }
@@ -63,7 +63,9 @@ impl Loaded {
         let mut total: usize = state.shards.values().map(bytes).sum();
         while total > self.limit_bytes && state.shards.len() > 1 {
             let loaded = state.shards.iter().filter(|(_, entry)| entry.index.initialized());
-            let Some(oldest) = loaded.min_by_key(|(_, entry)| entry.used).map(|(shard, _)| *shard) else { return };
+            let Some(oldest) = loaded.min_by_key(|(_, entry)| entry.used).map(|(shard, _)| *shard) else {
+                return;
+            };
             total -= state.shards.remove(&oldest).map_or(0, |entry| bytes(&entry));
         }
     }
@@ -87,7 +89,7 @@ mod tests {
         let loaded = Loaded::new(2 * one);
         let mut loads = 0;
         for shard in [0, 1, 0, 2, 0, 1] {
-            let load = async || {
+            let load = async {
                 loads += 1;
                 index()
             };

@@ -8,8 +8,8 @@ mod loaded;
 mod resolve;
 mod scan;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 
 use forebay_cache::memory::Region;
 use forebay_cache::origin::Origin;
@@ -54,7 +54,6 @@ pub struct Catalog {
     reporter: Reporter,
     shards: Shards,
     counts: OnceCell<Arc<[u64]>>,
-    starts: OnceLock<Vec<u64>>,
     loaded: Loaded,
     scanned_bytes: AtomicU64,
 }
@@ -76,7 +75,6 @@ impl Catalog {
             reporter,
             shards,
             counts: OnceCell::new(),
-            starts: OnceLock::new(),
             loaded: Loaded::new(index_bytes),
             scanned_bytes: AtomicU64::new(0),
         }
@@ -90,7 +88,9 @@ impl Catalog {
     /// Hash over the identities of all shards: tells whether two loaders read the same bytes.
     pub fn fingerprint(&self) -> ObjectId {
         let mut hash = blake3::Hasher::new();
-        self.objects().iter().for_each(|object| drop(hash.update(object.id.as_bytes())));
+        for object in self.objects() {
+            hash.update(object.id.as_bytes());
+        }
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         ObjectId::from_bytes(id)
@@ -127,10 +127,12 @@ impl Catalog {
 
     async fn find_counts(&self) -> Result<Arc<[u64]>> {
         let quick = stream::iter(self.objects().iter().enumerate());
-        let quick = quick.map(async |(shard, object)| Ok::<_, Error>(match self.shards.counts[shard] {
-            Some(count) => Some(count),
-            None => self.index_without_pass(object).await?.map(|index| index.len()),
-        }));
+        let quick = quick.map(async |(shard, object)| {
+            Ok::<_, Error>(match self.shards.counts[shard] {
+                Some(count) => Some(count),
+                None => self.index_without_pass(object).await?.map(|index| index.len()),
+            })
+        });
         let known: Vec<Option<u64>> = quick.buffered(AT_ONCE).try_collect().await?;
         let missing: Vec<usize> = (0..known.len()).filter(|&shard| known[shard].is_none()).collect();
         let mut counts: Vec<u64> = known.iter().map(|count| count.unwrap_or(0)).collect();
@@ -174,20 +176,10 @@ impl Catalog {
         let object = self.object(at.shard)?.clone();
         let index = self.index(at.shard).await?;
         let mut entries = index.samples(at.index..at.index + 1).map_err(|error| stale(&object, &error))?;
-        let entry = entries.pop().ok_or_else(|| {
-            Error::Dataset { message: format!("{} has {} samples, {} was asked for", object.location, index.len(), at.index) }
+        let entry = entries.pop().ok_or_else(|| Error::Dataset {
+            message: format!("{} has {} samples, {} was asked for", object.location, index.len(), at.index),
         })?;
         Ok(Found { at, object, entry })
-    }
-
-    /// A sample's number in storage order, which random augmentation is keyed by. Needs counts.
-    pub fn number(&self, at: SampleRef) -> u64 {
-        let Some(counts) = self.counts.get() else { return at.index };
-        let starts = self.starts.get_or_init(|| {
-            let mut next = 0;
-            counts.iter().map(|count| std::mem::replace(&mut next, next + count)).collect()
-        });
-        starts.get(at.shard as usize).map_or(at.index, |start| start + at.index)
     }
 
     /// From the first header to the last byte of a piece's samples.
@@ -197,7 +189,9 @@ impl Catalog {
             return Ok((object, ByteRange::new(0, 0)));
         }
         let index = self.index(piece.shard).await?;
-        let edge = |at: u64| Ok::<_, Error>(index.samples(at..at + 1).map_err(|error| stale(&object, &error))?.pop());
+        let edge = |at: u64| {
+            Ok::<_, Error>(index.samples(at..at + 1).map_err(|error| stale(&object, &error))?.pop())
+        };
         let (first, last) = (edge(piece.samples.start)?, edge(piece.samples.end - 1)?);
         let start = first.map_or(0, |entry| entry.range().start);
         let end = last.map_or(0, |entry| entry.range().end);
@@ -206,11 +200,13 @@ impl Catalog {
 
     /// A shard's index.
     pub async fn index(&self, shard: u32) -> Result<Arc<ShardIndex>> {
-        self.loaded.get(shard, async || self.load(shard as usize, |_| {}).await).await
+        self.loaded.get(shard, self.load(shard as usize, |_| {})).await
     }
 
     fn object(&self, shard: u32) -> Result<&Arc<ObjectMeta>> {
-        let none = || Error::Dataset { message: format!("the dataset has {} shards, none is number {shard}", self.objects().len()) };
+        let none = || Error::Dataset {
+            message: format!("the dataset has {} shards, none is number {shard}", self.objects().len()),
+        };
         self.objects().get(shard as usize).ok_or_else(none)
     }
 
@@ -258,11 +254,14 @@ impl Catalog {
             match ShardIndex::from_bytes(Lease::from_vec(bytes), object.id) {
                 Ok(index) => return Ok(Some(index)),
                 // Made anew below; said, since it should not happen.
-                Err(error) => self.reporter.announce(format!("the cached index of {} is unusable ({error})", object.location)),
+                Err(error) => self
+                    .reporter
+                    .announce(format!("the cached index of {} is unusable ({error})", object.location)),
             }
         }
         let Some((location, text)) = self.sidecar(object).await? else { return Ok(None) };
-        let index = sidecar::read(&text, object.id, object.size_bytes).map_err(|error| error.at(&location))?;
+        let index =
+            sidecar::read(&text, object.id, object.size_bytes).map_err(|error| error.at(&location))?;
         self.keep(object, &index).await?;
         Ok(Some(index))
     }
@@ -272,7 +271,9 @@ impl Catalog {
             match self.origin.head(&location).await {
                 Ok(meta) => return Ok(Some((location, fetch(&*self.origin, &meta).await?))),
                 // A store that lets nobody list says 403 for a key that doesn't exist.
-                Err(forebay_cache::Error::NotFound { .. } | forebay_cache::Error::PermissionDenied { .. }) => {}
+                Err(
+                    forebay_cache::Error::NotFound { .. } | forebay_cache::Error::PermissionDenied { .. },
+                ) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -282,7 +283,9 @@ impl Catalog {
     async fn keep(&self, object: &ObjectMeta, index: &ShardIndex) -> Result<()> {
         let kept = self.cache.aux_put(INDEX, &object.id, index.as_bytes().to_vec()).await?;
         if !kept {
-            self.reporter.announce("there is no room in the cache folder for indexes of shards: they will be made again");
+            self.reporter.announce(
+                "there is no room in the cache folder for indexes of shards: they will be made again",
+            );
         }
         Ok(())
     }
@@ -305,7 +308,9 @@ pub(crate) async fn fetch(origin: &dyn Origin, object: &ObjectMeta) -> Result<Ve
     /// More than this is no index of a shard, nor a list of shards.
     const MOST: u64 = 1 << 30;
     if object.size_bytes > MOST {
-        return Err(Error::Dataset { message: format!("{} has {} bytes; {MOST} are the most", object.location, object.size_bytes) });
+        return Err(Error::Dataset {
+            message: format!("{} has {} bytes; {MOST} are the most", object.location, object.size_bytes),
+        });
     }
     let chunks = origin.get(object, ByteRange::new(0, object.size_bytes));
     let mut bytes = Vec::with_capacity(object.size_bytes as usize);
@@ -317,5 +322,9 @@ pub(crate) async fn fetch(origin: &dyn Origin, object: &ObjectMeta) -> Result<Ve
 }
 
 fn stale(object: &ObjectMeta, error: &crate::dataset::Malformed) -> Error {
-    Error::Shard { location: object.location.clone(), offset: error.offset, what: format!("its index is unusable: {}", error.what) }
+    Error::Shard {
+        location: object.location.clone(),
+        offset: error.offset,
+        what: format!("its index is unusable: {}", error.what),
+    }
 }

@@ -45,7 +45,8 @@ pub async fn resolve(
         match pattern {
             Pattern::Exact(location) if location.file_name().ends_with(".json") => {
                 let object = cache.object(&location).await?;
-                let wids = Wids::read(&fetch(origin, &object).await?, &location).map_err(|error| error.at(&location))?;
+                let wids = Wids::read(&fetch(origin, &object).await?, &location)
+                    .map_err(|error| error.at(&location))?;
                 exact.extend(wids.shards.into_iter().map(|shard| (shard.location, Some(shard.samples))));
             }
             Pattern::Exact(location) => exact.push((location, None)),
@@ -59,7 +60,9 @@ pub async fn resolve(
     shards.add(heads(exact, cache, origin).await?);
     if shards.objects.is_empty() {
         return Err(Error::Dataset {
-            message: format!("no shard matches {sources:?}; shards are .tar files, check the names and the endpoint in storage_options"),
+            message: format!(
+                "no shard matches {sources:?}; shards are .tar files, check the names and the endpoint in storage_options"
+            ),
         });
     }
     Ok(shards)
@@ -95,7 +98,10 @@ async fn heads(
 
 /// What listings of the folders with many wanted objects say. Only a short cut: what is missing here, or has no entity tag, is asked for
 /// by name.
-async fn folders(wanted: &[(Location, Option<u64>)], origin: &dyn Origin) -> HashMap<Location, Arc<ObjectMeta>> {
+async fn folders(
+    wanted: &[(Location, Option<u64>)],
+    origin: &dyn Origin,
+) -> HashMap<Location, Arc<ObjectMeta>> {
     let mut per_folder: HashMap<&str, usize> = HashMap::new();
     for (location, _) in wanted {
         if let Some((folder, _)) = location.as_str().rsplit_once('/')
@@ -135,11 +141,14 @@ async fn listed(
                 None => None,
             };
             let Some(kept) = kept else { return Err(error.into()) };
-            reporter.announce(format!("{folder} can't be listed ({error}); the {} shards of the last listing are used", kept.len()));
+            reporter.announce(format!(
+                "{folder} can't be listed ({error}); the {} shards of the last listing are used",
+                kept.len()
+            ));
             return Ok(kept.into_iter().map(Arc::new).collect());
         }
     };
-    let relative = |object: &ObjectMeta| urls::relative(folder, &object.location);
+    let relative = |object: &ObjectMeta| key_in(folder, &object.location);
     let by_location: HashMap<Location, &ObjectMeta> =
         found.iter().filter_map(|object| Some((urls::child(folder, &relative(object)?), object))).collect();
     let selected = pattern.select(found.iter().filter_map(relative));
@@ -147,6 +156,12 @@ async fn listed(
     let bytes = serde_json::to_vec(&objects).map_err(|error| Error::config(error.to_string()))?;
     cache.aux_put(LISTING, &id, bytes).await?;
     Ok(objects.into_iter().cloned().map(Arc::new).collect())
+}
+
+/// An object's key relative to a folder, not percent-encoded.
+fn key_in(folder: &Location, object: &Location) -> Option<String> {
+    let rest = object.as_str().strip_prefix(folder.as_str())?;
+    percent_encoding::percent_decode_str(rest).decode_utf8().ok().map(Into::into)
 }
 
 fn listing_id(pattern: &Pattern) -> ObjectId {

@@ -1,1 +1,364 @@
 //! A member's bytes → a value in a given slice of a batch slot, on rayon workers.
+//!
+//! A [`Decoder`] belongs to one thread and does no I/O. Its promises:
+//!
+//! - The format is what the bytes say, whatever the member is called.
+//! - Of a JPEG only the rows and columns that the crop needs are decoded, and the resize writes into the slot itself.
+//! - [`DecodeMode::Exact`] equals Pillow's `exif_transpose`, `convert("RGB")`, `crop`, `resize` within 2 levels; see
+//!   docs/decoding.md for what was measured.
+//! - Damaged or hostile bytes are a [`DecodeError`]: no panic, no hang, no memory beyond [`Limits`].
+//! - Scratch memory is kept from image to image, but never more than [`Limits::max_scratch_bytes`].
+//!
+//! bytes → ([`jpeg`] or formats) → pixels of a region → ([`geometry`] says what with them) → resize → slot.
+//! Which random numbers are drawn is [`Draws`]' affair; which shard a member came from, the pipeline's.
+
+pub mod error;
+mod formats;
+pub mod geometry;
+pub mod jpeg;
+pub mod limits;
+mod mask;
+pub mod npy;
+pub mod orientation;
+mod point;
+mod resize;
+pub mod scalar;
+mod scratch;
+mod stored;
+#[cfg(test)]
+mod testing;
+mod torchvision;
+
+use fast_image_resize::Resizer;
+
+pub use error::{DecodeError, Result};
+pub use geometry::{Draws, Geometry, fixed_output, resolve};
+pub use limits::Limits;
+pub use orientation::Size;
+
+use crate::field::{DecodeMode, Transform};
+use formats::Format;
+use geometry::Stage;
+use limits::MAX_SCANS;
+use orientation::{Orientation, Rect};
+use resize::View;
+use stored::{Gather, Resize, Work};
+
+/// Where pixels go.
+#[derive(Debug)]
+pub enum ImageOut<'a> {
+    /// Into a slot of exactly height · width · channels bytes.
+    Slot(&'a mut [u8]),
+    /// Into a new vector: for fields whose output size is not fixed.
+    New,
+}
+
+/// A decoded image or mask.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    /// uint8 [height, width, 3] for an image, [height, width] for a mask; `None` where a slot was given.
+    pub pixels: Option<Vec<u8>>,
+    /// What became of the picture; masks take it over.
+    pub geometry: Geometry,
+    /// 1, or what a JPEG was shrunk by while decoding: 2, 4, 8.
+    pub denominator: u32,
+}
+
+impl Decoded {
+    /// Rows and columns of the output.
+    pub fn size(&self) -> Size {
+        self.geometry.output()
+    }
+}
+
+/// Decodes one member after another; one per thread.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: Limits,
+    jpeg: Option<jpeg::Decompressor>,
+    resizer: Resizer,
+    buffers: Buffers,
+}
+
+/// Kept from image to image.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// Pixels as decoded.
+    source: Vec<u8>,
+    /// Pixels in a format's own colours, or resized ones before they are turned or padded.
+    aside: Vec<u8>,
+    /// Outputs of stages before the last.
+    stages: [Vec<u8>; 2],
+}
+
+impl Buffers {
+    fn all(&self) -> [&Vec<u8>; 4] {
+        [&self.source, &self.aside, &self.stages[0], &self.stages[1]]
+    }
+
+    fn all_mut(&mut self) -> [&mut Vec<u8>; 4] {
+        let [first, second] = &mut self.stages;
+        [&mut self.source, &mut self.aside, first, second]
+    }
+}
+
+impl Decoder {
+    /// A decoder with these bounds.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, jpeg: None, resizer: Resizer::new(), buffers: Buffers::default() }
+    }
+
+    /// Bytes of scratch memory held between images: at most [`Limits::max_scratch_bytes`].
+    pub fn scratch_bytes(&self) -> usize {
+        let buffers: usize = self.buffers.all().iter().map(|buffer| buffer.capacity()).sum();
+        buffers + self.resizer.size_of_internal_buffers()
+    }
+
+    /// Decodes an image and applies `transforms`: uint8 RGB.
+    ///
+    /// # Errors
+    /// Bytes that are no image of a known format, damaged ones, ones beyond the limits; a slot of another size.
+    pub fn image(
+        &mut self,
+        bytes: &[u8],
+        transforms: &[Transform],
+        mode: DecodeMode,
+        draws: &dyn Draws,
+        out: ImageOut<'_>,
+    ) -> Result<Decoded> {
+        let result = match formats::sniff(bytes)? {
+            Format::Jpeg => self.jpeg_image(bytes, transforms, mode, draws, out),
+            other => self.other_image(bytes, other, transforms, draws, out),
+        };
+        self.trim();
+        result
+    }
+
+    /// Decodes a mask with an image's geometry: uint8 class indexes, the nearest ones, never mixed.
+    ///
+    /// # Errors
+    /// As [`Self::image`]; a picture with several values a pixel; one of another size than the image.
+    pub fn mask(&mut self, bytes: &[u8], geometry: &Geometry, out: ImageOut<'_>) -> Result<Decoded> {
+        let result = self.mask_pixels(bytes, geometry, out);
+        self.trim();
+        result
+    }
+
+    fn jpeg_image(
+        &mut self,
+        bytes: &[u8],
+        transforms: &[Transform],
+        mode: DecodeMode,
+        draws: &dyn Draws,
+        out: ImageOut<'_>,
+    ) -> Result<Decoded> {
+        let Self { limits, jpeg, resizer, buffers } = self;
+        let open = decompressor(jpeg)?.open(bytes, limits)?;
+        let header = open.header();
+        let geometry = resolve(transforms, header.orientation.size(header.size), draws, limits)?;
+        let work = Work::new(&geometry.stages[0], header.orientation);
+        let denominator = match (&work, mode) {
+            (Work::Resize(resize), DecodeMode::Fast) => resize.denominator(),
+            _ => 1,
+        };
+        let region = match &work {
+            Work::Resize(resize) => resize.region_scaled(denominator).map(|(region, _)| region),
+            Work::Gather(_) => work.region(),
+        };
+        let mut source = std::mem::take(&mut buffers.source);
+        let nothing = Rect { x: 0, y: 0, width: 0, height: 0 };
+        let held = match region {
+            Some(region) => open.decode(region, denominator, limits, &mut source)?,
+            None => nothing,
+        };
+        let view = View { pixels: &source[..held.size().pixels() as usize * 3], held };
+        let result = finish(geometry, &work, denominator, view, Tools { limits, resizer, buffers }, out);
+        buffers.source = source;
+        result
+    }
+
+    fn other_image(
+        &mut self,
+        bytes: &[u8],
+        format: Format,
+        transforms: &[Transform],
+        draws: &dyn Draws,
+        out: ImageOut<'_>,
+    ) -> Result<Decoded> {
+        let Self { limits, resizer, buffers, .. } = self;
+        let mut source = std::mem::take(&mut buffers.source);
+        let (size, orientation) = formats::decode(bytes, format, limits, &mut buffers.aside, &mut source)?;
+        let geometry = resolve(transforms, orientation.size(size), draws, limits)?;
+        let work = Work::new(&geometry.stages[0], orientation);
+        let view = View { pixels: &source[..size.pixels() as usize * 3], held: Rect::all(size) };
+        let result = finish(geometry, &work, 1, view, Tools { limits, resizer, buffers }, out);
+        buffers.source = source;
+        result
+    }
+
+    fn mask_pixels(&mut self, bytes: &[u8], geometry: &Geometry, out: ImageOut<'_>) -> Result<Decoded> {
+        let Self { limits, jpeg, buffers, .. } = self;
+        let (indexes, size, orientation) = mask::indexes(bytes, limits, jpeg, buffers)?;
+        if orientation.size(size) != geometry.input {
+            return Err(DecodeError::new(format!(
+                "the mask is {}, its image is {}: they must have the same size",
+                orientation.size(size),
+                geometry.input
+            )));
+        }
+        let geometry = geometry.nearest();
+        let pixels = output(geometry.output(), 1, limits, out, |target| {
+            let mut now = indexes;
+            let mut held = Rect::all(size);
+            for (number, stage) in geometry.stages.iter().enumerate() {
+                let gather =
+                    match Work::new(stage, if number == 0 { orientation } else { Orientation::default() }) {
+                        Work::Gather(gather) => gather,
+                        Work::Resize(_) => unreachable!("the geometry was made nearest"),
+                    };
+                let view = View { pixels: &now, held };
+                if number + 1 == geometry.stages.len() {
+                    resize::gather::<1>(view, &gather, target);
+                } else {
+                    let mut next = vec![0; stage.output().pixels() as usize];
+                    resize::gather::<1>(view, &gather, &mut next);
+                    (now, held) = (next, Rect::all(stage.output()));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Decoded { pixels, geometry, denominator: 1 })
+    }
+
+    /// Keeps to the bound on scratch memory: the largest buffers go first.
+    fn trim(&mut self) {
+        let limit = self.limits.max_scratch_bytes;
+        if self.scratch_bytes() <= limit {
+            return;
+        }
+        for buffer in self.buffers.all_mut() {
+            scratch::trim(buffer, limit / 4);
+        }
+        if self.scratch_bytes() > limit {
+            self.resizer.reset_internal_buffers();
+        }
+    }
+}
+
+fn decompressor(slot: &mut Option<jpeg::Decompressor>) -> Result<&mut jpeg::Decompressor> {
+    if slot.is_none() {
+        *slot = jpeg::Decompressor::new();
+    }
+    slot.as_mut().ok_or_else(|| DecodeError::new("JPEG: no memory for a decompressor"))
+}
+
+struct Tools<'a> {
+    limits: &'a Limits,
+    resizer: &'a mut Resizer,
+    buffers: &'a mut Buffers,
+}
+
+/// Runs the stages on the decoded `view`; the last one writes the output itself.
+fn finish(
+    geometry: Geometry,
+    first: &Work,
+    denominator: u32,
+    view: View<'_>,
+    tools: Tools<'_>,
+    out: ImageOut<'_>,
+) -> Result<Decoded> {
+    let Tools { limits, resizer, buffers } = tools;
+    let pixels = output(geometry.output(), 3, limits, out, |target| {
+        let Some((last, before)) = geometry.stages.split_last() else { return Ok(()) };
+        let [mut now, mut next] = std::mem::take(&mut buffers.stages);
+        let mut done = None;
+        let mut run = |stage: &Stage, done: Option<Size>, now: &[u8], to: &mut [u8]| match done {
+            None => apply(resizer, first, denominator, view, &mut buffers.aside, to),
+            Some(size) => {
+                let view = View { pixels: &now[..size.pixels() as usize * 3], held: Rect::all(size) };
+                apply(resizer, &Work::new(stage, Orientation::default()), 1, view, &mut buffers.aside, to)
+            }
+        };
+        for stage in before {
+            let length = stage.output().pixels() * 3;
+            limits.check_bytes("a transform's output", length)?;
+            scratch::grow(&mut next, length as usize);
+            run(stage, done, &now, &mut next[..length as usize])?;
+            std::mem::swap(&mut now, &mut next);
+            done = Some(stage.output());
+        }
+        run(last, done, &now, target)?;
+        buffers.stages = [now, next];
+        Ok(())
+    })?;
+    Ok(Decoded { pixels, geometry, denominator })
+}
+
+/// Gives `write` the slot, or a vector of the right size.
+fn output(
+    size: Size,
+    channels: u64,
+    limits: &Limits,
+    out: ImageOut<'_>,
+    write: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<Option<Vec<u8>>> {
+    let length = size.pixels() * channels;
+    match out {
+        ImageOut::Slot(slot) if slot.len() as u64 == length => write(slot).map(|()| None),
+        ImageOut::Slot(slot) => Err(DecodeError::new(format!(
+            "the output is {size}, {length} bytes, and its slot has {}; without a transform of fixed size, \
+             use pad= or ragged=True",
+            slot.len()
+        ))),
+        ImageOut::New => {
+            limits.check_bytes("the output", length)?;
+            let mut pixels = vec![0; length as usize];
+            write(&mut pixels).map(|()| Some(pixels))
+        }
+    }
+}
+
+/// Runs one stage from `view`, which holds what it needs at 1/`denominator`, into `to`.
+fn apply(
+    resizer: &mut Resizer,
+    work: &Work,
+    denominator: u32,
+    view: View<'_>,
+    aside: &mut Vec<u8>,
+    to: &mut [u8],
+) -> Result<()> {
+    let resize = match work {
+        Work::Gather(gather) => {
+            resize::gather::<3>(view, gather, to);
+            return Ok(());
+        }
+        Work::Resize(resize) => resize,
+    };
+    let Some((region, placed)) = resize.region_scaled(denominator) else {
+        to.fill(0);
+        return Ok(());
+    };
+    if resize.is_direct() {
+        resize::resize(resizer, view, region, &placed, to)?;
+        turn_in_place(resize, to);
+        return Ok(());
+    }
+    let length = placed.to.pixels() as usize * 3;
+    scratch::grow(aside, length);
+    resize::resize(resizer, view, region, &placed, &mut aside[..length])?;
+    let resized = View { pixels: &aside[..length], held: Rect::all(placed.to) };
+    resize::gather::<3>(resized, &Gather::turning(resize), to);
+    Ok(())
+}
+
+fn turn_in_place(resize: &Resize, pixels: &mut [u8]) {
+    if resize.turn.flip_x {
+        resize::mirror_columns(pixels, resize.window.size.width);
+    }
+    if resize.turn.flip_y {
+        resize::mirror_rows(pixels, resize.window.size.width);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -74,9 +74,14 @@ impl Workshop {
             let error = match made {
                 Ok(values) => {
                     let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<_>>();
-                    let cells = cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
+                    let cells =
+                        cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
                     let label = label(&sample);
-                    return Ok(Done { sample: RowSample { shard: sample.at.shard, index: sample.at.index, label }, cells, room });
+                    return Ok(Done {
+                        sample: RowSample { shard: sample.at.shard, index: sample.at.index, label },
+                        cells,
+                        room,
+                    });
                 }
                 Err(error) => error,
             };
@@ -88,7 +93,9 @@ impl Workshop {
             attempt += 1;
             let Some(next) = self.order.replacement(position, attempt) else {
                 return Err(Error::Dataset {
-                    message: format!("no sample of this window can be decoded, so none can stand in for the others; the last one: {error}"),
+                    message: format!(
+                        "no sample of this window can be decoded, so none can stand in for the others; the last one: {error}"
+                    ),
                 });
             };
             sample = self.catalog.find(next).await?;
@@ -96,7 +103,11 @@ impl Workshop {
     }
 
     /// Reads and decodes a sample. The cells come back whatever happens: another sample may need them.
-    async fn make(&self, sample: &Found, cells: Vec<Option<Row>>) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
+    async fn make(
+        &self,
+        sample: &Found,
+        cells: Vec<Option<Row>>,
+    ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
         match self.read(sample).await {
             Ok(members) => self.decode(sample, members, cells).await,
             Err(error) => (cells, Err(error)),
@@ -118,7 +129,9 @@ impl Workshop {
         }
         self.account.read(tiers);
         let slice = |member: &&MemberEntry| {
-            let at = reads.iter().position(|read| read.start <= member.data_offset && member.range().end <= read.end)?;
+            let at = reads
+                .iter()
+                .position(|read| read.start <= member.data_offset && member.range().end <= read.end)?;
             let start = (member.data_offset - reads[at].start) as usize;
             Some(done[at].lease.slice(start..start + member.size as usize))
         };
@@ -135,7 +148,7 @@ impl Workshop {
     ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
         let (done, waiting) = oneshot::channel();
         let (decoder, gauges, account) = (self.decoder.clone(), self.gauges.clone(), self.account.clone());
-        let (draws, number) = (self.draws, self.catalog.number(sample.at));
+        let (draws, number) = (self.draws, self.order.sample_number(sample.at));
         let found = sample.clone();
         let inside = self.gauges.enter(Stage::Decode);
         self.pool.spawn(move || {
@@ -168,8 +181,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
 
 /// The ranges to read for these members: neighbours in one.
 fn coalesce(members: &[&MemberEntry]) -> Vec<ByteRange> {
-    let mut wanted: Vec<ByteRange> =
-        members.iter().map(|member| member.range()).collect();
+    let mut wanted: Vec<ByteRange> = members.iter().map(|member| member.range()).collect();
     wanted.sort_unstable_by_key(|range| (range.start, range.end));
     let mut reads: Vec<ByteRange> = Vec::with_capacity(wanted.len());
     for range in wanted {
@@ -180,4 +192,3 @@ fn coalesce(members: &[&MemberEntry]) -> Vec<ByteRange> {
     }
     reads
 }
-

@@ -72,7 +72,11 @@ impl SampleDecoder {
     }
 
     /// The member of every field, in the fields' order.
-    pub(crate) fn members<'a>(&self, object: &ObjectMeta, entry: &'a SampleEntry) -> Result<Vec<&'a MemberEntry>> {
+    pub(crate) fn members<'a>(
+        &self,
+        object: &ObjectMeta,
+        entry: &'a SampleEntry,
+    ) -> Result<Vec<&'a MemberEntry>> {
         let member = |field: &Field| {
             entry.member(&field.suffixes).ok_or_else(|| Error::MissingField {
                 location: object.location.clone(),
@@ -99,8 +103,7 @@ impl SampleDecoder {
             let decoder = slot.get_or_insert_with(|| Decoder::new(self.limits));
             let draws = |operation: u32, draw: u32| {
                 let mut random = draws.sample(number, operation);
-                (0..draw).for_each(|_| drop(random.unit()));
-                random.unit()
+                (0..draw).fold(random.unit(), |_, _| random.unit())
             };
             let mut values: Vec<Option<Value>> = self.fields.iter().map(|_| None).collect();
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
@@ -146,7 +149,8 @@ impl SampleDecoder {
             FieldKind::Mask { like } => {
                 let image = self.fields.iter().position(|field| field.name == *like);
                 let geometry = image.and_then(|image| geometries[image].as_ref());
-                let geometry = geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))?;
+                let geometry =
+                    geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))?;
                 pixels(decoder.mask(bytes, geometry, out(cell))?, &[])
             }
             FieldKind::Int => number(scalar::int(bytes)?.to_ne_bytes(), cell, DType::I64),
@@ -163,7 +167,8 @@ impl SampleDecoder {
         let member = sample.entry.member(&self.fields[field].suffixes);
         Error::Sample {
             location: sample.object.location.clone(),
-            member: member.map_or_else(|| sample.entry.key().into_owned(), |member| sample.entry.name(member)),
+            member: member
+                .map_or_else(|| sample.entry.key().into_owned(), |member| sample.entry.name(member)),
             offset: member.map_or_else(|| sample.entry.header_offset(), |member| member.data_offset),
             what: error.to_string(),
         }

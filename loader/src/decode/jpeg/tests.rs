@@ -1,0 +1,127 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::decode::testing::{Encoded, Subsampling, jpeg, photo};
+
+const ALL: [Subsampling; 6] = [
+    Subsampling::S444,
+    Subsampling::S422,
+    Subsampling::S420,
+    Subsampling::S440,
+    Subsampling::S411,
+    Subsampling::Grey,
+];
+
+fn whole(bytes: &[u8], denominator: u32) -> (Size, Vec<u8>) {
+    let mut decompressor = Decompressor::new().unwrap();
+    let open = decompressor.open(bytes, &Limits::default()).unwrap();
+    let scaled = open.scaled(denominator);
+    let mut out = Vec::new();
+    let held = open.decode(Rect::all(scaled), denominator, &Limits::default(), &mut out).unwrap();
+    assert_eq!(held, Rect::all(scaled));
+    out.truncate(scaled.pixels() as usize * 3);
+    (scaled, out)
+}
+
+/// Rows of `region` in pixels that hold `held` of an image.
+fn rows(pixels: &[u8], held: Rect, region: Rect) -> Vec<&[u8]> {
+    (region.y..region.y + region.height)
+        .map(|y| {
+            let start = ((y - held.y) * held.width + region.x - held.x) as usize * 3;
+            &pixels[start..start + region.width as usize * 3]
+        })
+        .collect()
+}
+
+fn assert_region_equals_whole(bytes: &[u8], part: [f64; 4], denominator: u32) {
+    let (size, full) = whole(bytes, denominator);
+    let along = |start: f64, length: f64, whole: u32| {
+        let first = ((f64::from(whole) * start) as u32).min(whole - 1);
+        (first, ((f64::from(whole - first) * length) as u32).max(1))
+    };
+    let (x, width) = along(part[0], part[1], size.width);
+    let (y, height) = along(part[2], part[3], size.height);
+    let region = Rect { x, y, width, height };
+    let mut decompressor = Decompressor::new().unwrap();
+    let mut out = Vec::new();
+    let open = decompressor.open(bytes, &Limits::default()).unwrap();
+    let held = open.decode(region, denominator, &Limits::default(), &mut out).unwrap();
+    assert_eq!(rows(&out, held, region), rows(&full, Rect::all(size), region), "{region:?} of {size}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+
+    #[test]
+    fn a_region_equals_the_same_part_of_the_whole(
+        (width, height) in (1u32..150, 1u32..150),
+        subsampling in prop::sample::select(&ALL[..]),
+        (progressive, cmyk, restarts) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        denominator in prop::sample::select(&[1u32, 1, 2, 4, 8][..]),
+        part in prop::array::uniform4(0.0f64..1.0),
+    ) {
+        let cmyk = cmyk && subsampling != Subsampling::Grey;
+        let bytes = jpeg(&photo(width, height), &Encoded { subsampling, progressive, cmyk, restarts, quality: 90 });
+        assert_region_equals_whole(&bytes, part, denominator);
+    }
+}
+
+#[test]
+fn the_header_says_what_the_file_is() {
+    let mut decompressor = Decompressor::new().unwrap();
+    let progressive = Encoded { subsampling: Subsampling::S422, progressive: true, ..Encoded::default() };
+    let bytes = jpeg(&photo(33, 17), &progressive);
+    let header = decompressor.open(&bytes, &Limits::default()).unwrap().header();
+    assert_eq!((header.size, header.components), (Size { width: 33, height: 17 }, 3));
+    assert_eq!((header.multiple_scans, header.sampling), (true, (2, 1)));
+    assert_eq!(header.orientation, Orientation::default());
+}
+
+#[test]
+fn a_decompressor_goes_on_after_an_error() {
+    let good = jpeg(&photo(64, 64), &Encoded::default());
+    let mut decompressor = Decompressor::new().unwrap();
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        assert!(decompressor.open(&good[..40], &Limits::default()).is_err());
+        let mut damaged = good.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle..middle + 2].copy_from_slice(&[0xFF, 0xD9]);
+        let open = decompressor.open(&damaged, &Limits::default()).unwrap();
+        let size = open.scaled(1);
+        let error = open.decode(Rect::all(size), 1, &Limits::default(), &mut out).unwrap_err();
+        assert!(error.offset.is_some_and(|offset| offset >= middle as u64), "{error}");
+        let open = decompressor.open(&good, &Limits::default()).unwrap();
+        open.decode(Rect::all(size), 1, &Limits::default(), &mut out).unwrap();
+    }
+}
+
+#[test]
+fn coefficients_of_a_progressive_file_count_against_the_limit() {
+    let progressive = Encoded { progressive: true, ..Encoded::default() };
+    let bytes = jpeg(&photo(640, 640), &progressive);
+    let limits = Limits { max_decode_bytes: 1_000_000, ..Limits::default() };
+    let mut decompressor = Decompressor::new().unwrap();
+    let error = decompressor.open(&bytes, &limits).err().unwrap();
+    assert!(error.what.contains("the limit is 1000000"), "{error}");
+    let baseline = jpeg(&photo(640, 640), &Encoded::default());
+    assert!(decompressor.open(&baseline, &limits).is_ok());
+}
+
+#[test]
+fn a_file_of_endless_scans_is_refused() {
+    let progressive = Encoded { progressive: true, subsampling: Subsampling::Grey, ..Encoded::default() };
+    let bytes = jpeg(&photo(64, 64), &progressive);
+    // The last scan, again and again: from its start-of-scan marker to the end-of-image marker.
+    let last = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let mut bomb = bytes[..bytes.len() - 2].to_vec();
+    for _ in 0..500 {
+        bomb.extend_from_slice(&bytes[last..bytes.len() - 2]);
+    }
+    bomb.extend_from_slice(&[0xFF, 0xD9]);
+    let mut decompressor = Decompressor::new().unwrap();
+    let open = decompressor.open(&bomb, &Limits::default()).unwrap();
+    let size = open.scaled(1);
+    let error = open.decode(Rect::all(size), 1, &Limits::default(), &mut Vec::new()).unwrap_err();
+    assert!(error.what.contains("more than 100 scans"), "{error}");
+}
