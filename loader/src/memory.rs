@@ -67,10 +67,12 @@ impl Shares {
         }
         let left = free - scratch - fixed;
         let reads = (left / 3).clamp(LEAST_READS, MOST_READS);
-        let values = if layout.has_values() { (left - reads) / 2 } else { 0 };
+        // What is left over is for batches too: a consumer may keep many small ones, and values have sizes of their own. Half
+        // of it: another loader of this folder wants a part.
+        let more = (left - reads) / 2;
         Ok(Self {
             scratch: arena.region("decoders", scratch)?,
-            batches: arena.region("batches", (fixed + values).max(1))?,
+            batches: arena.region("batches", (fixed + more).max(1))?,
             reads: arena.region("reads", reads)?,
             index_bytes,
         })

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Dataset
+from conftest import Dataset, wait_for
 from servers import RangeServer
 
 OPEN = """
@@ -97,15 +96,6 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process, 60)
     assert (status, out) == (0, "interrupted\n"), err
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 def test_an_interrupted_loader_can_be_used_again(http: RangeServer, dataset: Dataset, tmp_path: Path) -> None:
