@@ -66,10 +66,9 @@ impl Shares {
             }));
         }
         let left = free - scratch - fixed;
-        let reads = (left / 3).clamp(LEAST_READS, MOST_READS);
-        // What is left over is for batches too: a consumer may keep many small ones, and values have sizes of their own. Half
-        // of it: another loader of this folder wants a part.
-        let more = (left - reads) / 2;
+        let reads = (left / 4).clamp(LEAST_READS, MOST_READS);
+        // A third of the rest is for more batches: a consumer may keep many small ones, and values have sizes of their own.
+        let more = (left - reads) / 3;
         Ok(Self {
             scratch: arena.region("decoders", scratch)?,
             batches: arena.region("batches", (fixed + more).max(1))?,

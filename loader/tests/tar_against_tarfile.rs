@@ -1,4 +1,5 @@
 //! The tar scanner against Python's tarfile: archives of every format, with odd names, written and listed by the standard library.
+#![allow(clippy::unwrap_used)] // a test may, its helpers too
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +11,14 @@ use forebay_loader::dataset::tar::{Event, Kind, Member};
 /// (header offset, data offset, size, name in hex, kind), as archives.py lists them.
 type Listed = (u64, u64, u64, String, String);
 
-fn scan(bytes: &[u8]) -> Vec<Member> {
+fn scan(path: &Path) -> Vec<Member> {
+    let bytes = fs::read(path).unwrap();
     let mut scanner = TarScanner::new(Some(bytes.len() as u64));
     let mut members = Vec::new();
     for mut chunk in bytes.chunks(1000) {
-        while let Some(event) = scanner.scan(&mut chunk).unwrap() {
+        while let Some(event) =
+            scanner.scan(&mut chunk).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        {
             if let Event::Member(member) = event {
                 members.push(member);
             }
@@ -40,7 +44,7 @@ fn listed(member: &Member) -> Listed {
 fn compare(path: &Path) -> usize {
     let wanted: Vec<Listed> =
         serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
-    let members = scan(&fs::read(path).unwrap());
+    let members = scan(path);
     assert_eq!(members.len(), wanted.len(), "{}", path.display());
     for (got, wanted) in members.iter().map(listed).zip(wanted) {
         if got.4 == "sparse" {

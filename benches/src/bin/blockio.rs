@@ -37,7 +37,7 @@ struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Measurements of each kind, interleaved with fio's.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 6)]
     rounds: usize,
     /// Bytes per read.
     #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 128 << 10, 1 << 20, 4 << 20])]
@@ -67,13 +67,18 @@ fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Resul
         for &size in &args.sizes {
             ensure!(size.is_multiple_of(GRANULE_BYTES as usize), "{size} bytes are not whole granules");
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for _ in 0..args.rounds {
-                ours.push(read(args, engine, data, size, random)?);
-                if !args.without_fio {
-                    theirs.push(fio(args, path, size, random)?);
+            for round in 0..args.rounds {
+                // Taking turns at being first: a disk behind a rate limiter is faster after a rest.
+                let fio_first = round % 2 == 1;
+                for turn in [fio_first, !fio_first] {
+                    match turn {
+                        true if args.without_fio => {}
+                        true => theirs.push(fio(args, path, size, random)?),
+                        false => ours.push(read(args, engine, data, size, random)?),
+                    }
                 }
             }
-            let (ours, theirs) = (median(ours), median(theirs));
+            let (ours, theirs) = (median(&ours), median(&theirs));
             println!(
                 "{:10} {size:>7} {:>14.3} {:>10.3} {:>7.3}   {:.3}, {:.3}",
                 if random { "random" } else { "sequential" },
@@ -88,15 +93,20 @@ fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Resul
     Ok(())
 }
 
-#[derive(Clone, Copy, Default)]
 struct Figure {
     gb_per_s: f64,
     cores_per_gb: f64,
 }
 
-fn median(mut figures: Vec<Figure>) -> Figure {
-    figures.sort_by(|a, b| a.gb_per_s.total_cmp(&b.gb_per_s));
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
+/// Of each number by itself; the mean of the middle two where the count is even.
+fn median(figures: &[Figure]) -> Figure {
+    let of = |number: fn(&Figure) -> f64| {
+        let mut numbers: Vec<f64> = figures.iter().map(number).collect();
+        numbers.sort_by(f64::total_cmp);
+        let middle = |at: usize| numbers.get(at).copied().unwrap_or(f64::NAN);
+        (middle(numbers.len() / 2) + middle(numbers.len().saturating_sub(1) / 2)) / 2.0
+    };
+    Figure { gb_per_s: of(|figure| figure.gb_per_s), cores_per_gb: of(|figure| figure.cores_per_gb) }
 }
 
 /// The file and the checksums of its granules.
@@ -145,7 +155,15 @@ fn region(bytes: usize) -> Result<Region> {
     Ok(Arena::new(bytes as u64, Arc::new(Unpinned))?.region("reads", bytes)?)
 }
 
-/// xorshift64: which block comes next, and bytes that no disk compresses.
+/// The finalizer of splitmix64: any two turns go to unrelated blocks.
+fn mixed(turn: u64) -> u64 {
+    let mut x = turn.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// xorshift64: bytes that no disk compresses.
 fn next(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;
@@ -158,7 +176,7 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
     let blocks = data.bytes / size as u64;
     let place = || {
         let turn = cursor.fetch_add(1, Ordering::Relaxed);
-        let block = if random { next(next(next(turn + 1))) } else { turn };
+        let block = if random { mixed(turn) } else { turn };
         block % blocks * size as u64
     };
     let end = Duration::from_secs_f64(args.seconds);

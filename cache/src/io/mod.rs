@@ -36,6 +36,10 @@ pub trait BlockIo: Send + Sync + fmt::Debug {
 
     /// What runs, for `stats` and `doctor`: "io_uring" or "blocking".
     fn engine(&self) -> &'static str;
+
+    /// In a forked child: closes what the engine's threads, which don't exist here, had open, so that the child keeps neither
+    /// a ring nor the lock that it holds. Does nothing in the process that built the engine. Dropping the engine does it too.
+    fn close_in_forked_child(&self) {}
 }
 
 /// One read or write on its way, with its buffer.

@@ -16,9 +16,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
@@ -62,6 +62,8 @@ pub struct Uring {
 struct Handle {
     queue: Arc<Queue>,
     wake: Arc<OwnedFd>,
+    /// The ring's descriptor, which its thread owns; a forked child has a copy and no such thread. -1 when that is closed.
+    ring: AtomicI32,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,18 +78,20 @@ impl Uring {
             let (report, started) = sync_channel(1);
             let run = {
                 let (queue, wake, options) = (queue.clone(), wake.clone(), options.clone());
-                move || match Driver::new(queue, wake, &options) {
+                move || match Driver::new(queue, wake, options) {
                     Ok((mut driver, flags)) => {
-                        drop(report.send(Ok(flags)));
+                        drop(report.send(Ok((flags, driver.ring.as_raw_fd()))));
                         driver.run();
                     }
                     Err(error) => drop(report.send(Err(error))),
                 }
             };
             let thread = std::thread::Builder::new().name(format!("forebay-uring-{index}")).spawn(run)?;
-            engine.threads.push(Handle { queue, wake, thread: Some(thread) });
+            engine.threads.push(Handle { queue, wake, ring: AtomicI32::new(-1), thread: Some(thread) });
             // The ring is built on its thread: SINGLE_ISSUER binds it to the one that creates it.
-            engine.flags = started.recv().unwrap_or_else(|_| Err(ended()))?;
+            let (flags, ring): (_, RawFd) = started.recv().unwrap_or_else(|_| Err(ended()))?;
+            engine.flags = flags;
+            engine.threads[index].ring.store(ring, Ordering::Relaxed);
         }
         Ok(engine)
     }
@@ -118,6 +122,25 @@ impl BlockIo for Uring {
 
     fn engine(&self) -> &'static str {
         "io_uring"
+    }
+
+    fn close_in_forked_child(&self) {
+        for handle in &self.threads {
+            if handle.queue.is_alive() {
+                return;
+            }
+            let ring = handle.ring.swap(-1, Ordering::Relaxed);
+            if ring >= 0 {
+                // SAFETY: the thread that owns this descriptor doesn't exist in this process, so it is ours to close, once.
+                drop(unsafe { OwnedFd::from_raw_fd(ring) });
+            }
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.close_in_forked_child();
     }
 }
 
@@ -193,7 +216,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: &Options) -> io::Result<(Self, &'static str)> {
+    /// Takes the options, so that the ring's hold on a file is the only one left behind: a forked child copies descriptors,
+    /// not rings.
+    fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: Options) -> io::Result<(Self, &'static str)> {
         let depth = options.depth.clamp(1, 1024);
         // One entry each, and one for the eventfd: neither of the ring's queues can overflow.
         let (mut ring, flags) = build(u32::try_from(depth + 1).unwrap_or(u32::MAX))?;

@@ -250,6 +250,10 @@ impl BlockIo for FaultyIo {
     fn engine(&self) -> &'static str {
         self.inner.engine()
     }
+
+    fn close_in_forked_child(&self) {
+        self.inner.close_in_forked_child();
+    }
 }
 
 impl Drop for FaultyIo {

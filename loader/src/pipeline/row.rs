@@ -94,7 +94,7 @@ impl Workshop {
             let Some(next) = self.order.replacement(position, attempt) else {
                 return Err(Error::Dataset {
                     message: format!(
-                        "no sample of this window can be decoded, so none can stand in for the others; the last one: {error}"
+                        "no sample of the dataset can be decoded, so none can stand in for the others; the last one: {error}"
                     ),
                 });
             };
