@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Dataset
-from servers import RangeServer
+from servers import RangeServer, etag_of
 
 OPEN = """
 import gc, os, sys, threading, time
@@ -77,8 +76,10 @@ class Stall:
     def _answer(self, handler: Any) -> bool:
         if self._released.is_set() or handler.command != "GET" or not handler.path.endswith(".tar"):
             return False
-        size = os.path.getsize(handler.folder / handler.path.lstrip("/"))
+        path = handler.folder / handler.path.lstrip("/")
+        size = path.stat().st_size
         handler.send_response(206)
+        handler.send_header("etag", etag_of(path))
         handler.send_header("content-length", str(size))
         handler.send_header("content-range", f"bytes 0-{size - 1}/{size}")
         handler.end_headers()
