@@ -24,6 +24,8 @@ use crate::{batch, notices};
 #[pyclass(frozen, name = "Loader", module = "forebay._forebay")]
 pub(crate) struct Loader {
     state: Owned<Mutex<State>>,
+    /// Held by a start and by the stop that follows an interrupted one, so that the stop can't hit a later start.
+    starting: Arc<Mutex<()>>,
 }
 
 /// A closed loader gives its memory back at once, whoever still has a reference to it; its account stays.
@@ -115,7 +117,8 @@ impl Loader {
         };
         check(py, options.validate())?;
         let inner = interruptibly(py, move || Inner::open(options))?;
-        Ok(Self { state: Owned::new(Mutex::new(State::Open(Arc::new(check(py, inner)?)))) })
+        let state = Mutex::new(State::Open(Arc::new(check(py, inner)?)));
+        Ok(Self { state: Owned::new(state), starting: Arc::default() })
     }
 
     /// Batches per rank of a whole epoch, or None without every shard's count.
@@ -134,7 +137,9 @@ impl Loader {
         // A start that was interrupted ends behind the interrupt: what it started must not run for nobody.
         let wanted = Wanted(Arc::new(AtomicBool::new(true)));
         let still_wanted = wanted.0.clone();
+        let one_at_a_time = self.starting.clone();
         let started = self.call(py, move |inner| {
+            let _turn = one_at_a_time.lock();
             let started = inner.start();
             if !still_wanted.load(Ordering::Acquire) {
                 inner.stop();
