@@ -241,8 +241,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.redb");
         let (one, two) = (object("1"), object("2"));
-        let put =
-            |object: &ObjectMeta, index| Change::PutBlock(BlockId { object: object.id, index }, index + 7);
+        let put = |object: &ObjectMeta, index| {
+            Change::PutBlock(BlockId { object: object.id, index }, index.wrapping_add(7))
+        };
         let index = Index::open(&path).unwrap();
         index
             .apply(&[

@@ -3,13 +3,13 @@
 //! The reader's memory comes first: who has it waits for blocks only, and blocks never wait for a reader. Parts on disk are
 //! read first, from the last to the first: each lands at the front of the slab and moves to its place behind what is still to come.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::fetch::block_of;
-use super::flight::Waiter;
+use super::flight::{Flight, Outcome, Waiter};
 use super::inner::{Inner, slab_bytes};
 use super::{Read, Tiers, within};
 use crate::disk::Grant;
@@ -36,7 +36,7 @@ impl Inner {
         let whole = range.granules();
         let mut slab = region.allocate(slab_bytes(range)?).await?;
         // Blocks that this read had to wait for the origin for, wherever they are when it comes to take them.
-        let mut missed = HashSet::new();
+        let mut missed = HashMap::new();
         let tiers = loop {
             let mut tiers = Tiers::default();
             let grants = self.on_disk(object, range).await?;
@@ -48,7 +48,7 @@ impl Inner {
             let (returned, mut whole_read) = self.read_disk(&grants, whole, slab).await?;
             slab = returned;
             for grant in grants.iter().flat_map(Grant::split) {
-                let waited = grant.blocks.iter().any(|block| missed.contains(&block.index));
+                let waited = grant.blocks.iter().any(|block| missed.contains_key(&block.index));
                 *(if waited { &mut tiers.origin } else { &mut tiers.disk }) += grant.range.len();
             }
             for part in missing {
@@ -99,13 +99,13 @@ impl Inner {
         self: &Arc<Self>,
         object: &Arc<ObjectMeta>,
         part: ByteRange,
-        missed: &mut HashSet<u32>,
+        missed: &mut HashMap<u32, Arc<Flight>>,
     ) -> Result<()> {
         for index in part.blocks() {
             let id = BlockId { object: object.id, index };
             if !self.ram.has(id) && !self.landed_on_disk(id).await? {
-                missed.insert(index);
                 let (flight, _) = self.flights.join(id, None);
+                missed.insert(index, flight.clone());
                 self.start_urgent(object, index, &flight, part.start.max(object.block_range(index).start));
             }
         }
@@ -158,7 +158,7 @@ impl Inner {
         part: ByteRange,
         whole: ByteRange,
         mut slab: Slab,
-        missed: &HashSet<u32>,
+        missed: &HashMap<u32, Arc<Flight>>,
         tiers: &mut Tiers,
     ) -> Result<(Slab, bool)> {
         for index in part.blocks() {
@@ -170,13 +170,19 @@ impl Inner {
                 let from = (piece.start - block.start) as usize;
                 let len = piece.len() as usize;
                 slab[at..at + len].copy_from_slice(&lease[from..from + len]);
-                *(if missed.contains(&index) { &mut tiers.origin } else { &mut tiers.ram }) += piece.len();
+                *(if missed.contains_key(&index) { &mut tiers.origin } else { &mut tiers.ram }) +=
+                    piece.len();
                 drop(lease);
                 self.ram.let_go();
                 continue;
             }
             if self.landed_on_disk(id).await? {
                 return Ok((slab, false));
+            }
+            if let Some(flight) = missed.get(&index)
+                && let Outcome::Failed(error) = &*flight.outcome.borrow()
+            {
+                return Err(error.clone());
             }
             let (reply, answer) = oneshot::channel();
             let (flight, _) = self.flights.join(id, Some(Waiter { slab, at, part: piece, reply }));

@@ -264,7 +264,6 @@ async fn readers_with_all_their_memory_taken_do_not_stop_fetches() {
             held.push(expect(&cache, &world, &object, ByteRange::new(start, start + 500), &all).await);
         }
     }
-    assert!(held.iter().any(|read| read.tiers.ram > 0));
     assert_eq!(held.len(), 20);
     drop(Arc::new(held));
 }

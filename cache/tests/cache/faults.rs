@@ -137,8 +137,9 @@ async fn a_disk_that_fails_everything_goes_down_and_no_read_fails() {
     for _ in 0..2 {
         expect(&cache, &world, &object, whole(&object), &all).await;
     }
-    assert_eq!(cache.stats().disk_state, DiskState::Down);
+    // Waits for the writes of what was read.
     assert_eq!(cache.prefetch(&object, whole(&object)).await.unwrap().stored, 0);
+    assert_eq!(cache.stats().disk_state, DiskState::Down);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use forebay_cache::ByteRange;
 use forebay_cache::disk::Evict;
 
-use super::world::{MIB, World, allocated, expect};
+use super::world::{MIB, World, allocated_at_once, expect};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_holds_at_every_moment() {
@@ -22,8 +22,10 @@ async fn the_limit_holds_at_every_moment() {
             .name("watcher".into())
             .spawn(move || {
                 while !stop.load(SeqCst) {
-                    peak.fetch_max(allocated(&dir), SeqCst);
-                    looks.fetch_add(1, SeqCst);
+                    if let Some(bytes) = allocated_at_once(&dir) {
+                        peak.fetch_max(bytes, SeqCst);
+                        looks.fetch_add(1, SeqCst);
+                    }
                 }
             })
             .unwrap()

@@ -95,14 +95,23 @@ pub(crate) fn bytes(len: u64, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Sum of st_blocks under a folder; files that go while it is counted count nothing.
+/// Sum of st_blocks under a folder.
 pub(crate) fn allocated(dir: &Path) -> u64 {
+    sizes(dir).iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// As [`allocated`], where nothing changed between two looks: files are looked at one after the other, and space that moves from one to
+/// another meanwhile would be counted twice.
+pub(crate) fn allocated_at_once(dir: &Path) -> Option<u64> {
+    let (first, second) = (sizes(dir), sizes(dir));
+    (first == second).then(|| first.iter().map(|(_, bytes)| bytes).sum())
+}
+
+fn sizes(path: &Path) -> Vec<(std::path::PathBuf, u64)> {
     use std::os::unix::fs::MetadataExt;
-    let own = std::fs::metadata(dir).map_or(0, |meta| meta.blocks() * 512);
-    let Ok(entries) = std::fs::read_dir(dir) else { return own };
-    let each = |entry: std::fs::DirEntry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => allocated(&entry.path()),
-        _ => entry.metadata().map_or(0, |meta| meta.blocks() * 512),
-    };
-    own + entries.flatten().map(each).sum::<u64>()
+    let own = std::fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512);
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut all: Vec<_> = entries.flat_map(|entry| sizes(&entry.path())).collect();
+    all.push((path.into(), own));
+    all
 }
