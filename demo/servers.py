@@ -180,7 +180,7 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
             self.plain(404)
             return
         stat = path.stat()
-        etag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
+        etag = etag_of(path)
         if self.headers.get("if-match", etag) not in (etag, "*"):
             self.plain(412)
             return
@@ -214,6 +214,12 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Quiet: the tests read `requests`."""
+
+
+def etag_of(path: Path) -> str:
+    """The entity tag under which a RangeServer serves a file."""
+    stat = path.stat()
+    return f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
 
 
 def find_weed() -> Path | None:

@@ -22,6 +22,7 @@ pub mod report;
 pub mod session;
 pub mod stats;
 pub mod threads;
+mod walk;
 
 pub use error::{Error, Result};
 pub use loader::{Loader, Next};

@@ -89,6 +89,7 @@ class Loader:
         canonical_ranks: int | None,
         rank: int,
         world_size: int,
+        local_world_size: int,
         num_threads: int | None,
         prefetch_factor: int,
         timeout: float | None,

@@ -103,6 +103,7 @@ class DataLoader:
             canonical_ranks=_optional("canonical_ranks", canonical_ranks, 1, _U32),
             rank=rank,
             world_size=world_size,
+            local_world_size=max(1, _from_environment("LOCAL_WORLD_SIZE") or 1),
             num_threads=_optional("num_threads", num_threads, 1, 2**15),
             prefetch_factor=integer("prefetch_factor", prefetch_factor, 1, 2**15),
             timeout=None if timeout is None else number("timeout", timeout, 0.001, 1e9),

@@ -20,7 +20,7 @@ def parse(what: str, size: Any) -> int:
         number: float = size
     else:
         number = _parse_text(size) if isinstance(size, str) else -1
-    if number < 0 or number >= 2**63:
+    if not 0 <= number < 2**63:
         raise ConfigError(f'{what}={size!r}: give bytes as a number, or a size such as "20GB" or "500GiB"')
     if number < 1:
         raise ConfigError(f'{what}={size!r} leaves nothing to work with; give a size such as "2GB"')

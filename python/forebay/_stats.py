@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TIERS = ("memory", "nvme", "origin")
-_STAGES = ("index", "read", "decode", "assemble")
+_STAGES = ("index", "memory", "read", "decode", "assemble")
 
 
 class Stats:
@@ -25,10 +25,13 @@ class Stats:
     """By the farthest tier that any of their bytes came from: "memory", "nvme", "origin"."""
     bytes_by_tier: dict[str, int]
     """Bytes of members by the tier that they came from."""
+    fetched_bytes: int
+    """Bytes that the folder's cache in this process got from the origin for anybody: passes that count samples included."""
     hit_rate: float
     """Bytes not fetched from the origin, as a part of all."""
     stall_seconds: dict[str, float]
-    """How long the consumer waited, by the stage it waited for: "index", "read", "decode", "assemble"."""
+    """How long the consumer waited, by the stage it waited for: "index", "memory", "read", "decode",
+    "assemble"."""
     decode_seconds: float
     """CPU time spent in decoding."""
     skipped: int
@@ -52,6 +55,11 @@ class Stats:
     offline: bool
     """True where the origin doesn't answer and cached bytes are served."""
 
+    notes: list[str]
+    """What was announced, each thing once."""
+    cache: dict[str, Any]
+    """The cache's own counters, as they are now; shared by all loaders of the folder in this process."""
+
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)
 
@@ -62,6 +70,7 @@ class Stats:
         values = json.loads(text)
         values["stall_seconds"] = {stage: _seconds(wait) for stage, wait in values.pop("stall").items()}
         values["decode_seconds"] = _seconds(values.pop("decode_time"))
+        values["fetched_bytes"] = values["cache"]["origin_bytes"]
         for name, keys in (("samples_by_tier", _TIERS), ("bytes_by_tier", _TIERS), ("stall_seconds", _STAGES)):
             values[name] = {**dict.fromkeys(keys, 0), **values[name]}
         return cls(values)
@@ -69,7 +78,7 @@ class Stats:
     def since(self, before: Stats) -> Stats:
         """What was added since `before`; what is no counter is as it is now."""
         values = self.as_dict()
-        for name in ("batches", "samples", "decode_seconds", "skipped"):
+        for name in ("batches", "samples", "fetched_bytes", "decode_seconds", "skipped"):
             values[name] -= getattr(before, name)
         for name in ("samples_by_tier", "bytes_by_tier", "stall_seconds"):
             was = getattr(before, name)
@@ -104,7 +113,7 @@ class Stats:
         rows = [
             ("delivered", f"{self.samples:,} samples in {self.batches:,} batches"),
             *tiers,
-            ("hit rate", f"{self.hit_rate:.1%}"),
+            ("fetched", f"{show(self.fetched_bytes)} from the origin, hit rate {self.hit_rate:.1%}"),
             ("stalled for", stalls),
             ("decoding", f"{self.decode_seconds:.2f} s of CPU on {self.threads} threads, SIMD {self.simd}"),
             ("cache", f"{self.role}, {self.io_engine}, {self.io_mode}{', origin offline' if self.offline else ''}"),

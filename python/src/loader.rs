@@ -10,6 +10,8 @@ use forebay_loader::Error;
 use forebay_loader::loader::{Loader as Inner, Next};
 use forebay_loader::options::{CacheSettings, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
+use forebay_loader::stats::LoaderStats;
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -21,12 +23,24 @@ use crate::{batch, notices};
 /// One rank's loader. Arguments were checked by `forebay.DataLoader`; `fields` is its JSON.
 #[pyclass(frozen, name = "Loader", module = "forebay._forebay")]
 pub(crate) struct Loader {
-    inner: Owned<Arc<Inner>>,
+    state: Owned<Mutex<State>>,
+    /// Held by a start and by the stop that follows an interrupted one, so that the stop can't hit a later start.
+    starting: Arc<Mutex<()>>,
+}
+
+/// A closed loader gives its memory back at once, whoever still has a reference to it; its account stays.
+enum State {
+    Open(Arc<Inner>),
+    Closed(Box<LoaderStats>),
 }
 
 impl Loader {
     fn inner(&self, py: Python<'_>) -> PyResult<Arc<Inner>> {
-        check(py, self.inner.get().cloned())
+        let state = check(py, self.state.get())?;
+        match &*state.lock() {
+            State::Open(inner) => Ok(inner.clone()),
+            State::Closed(_) => Err(raise(py, &Error::Closed)),
+        }
     }
 
     /// A call that may take long: see `interruptibly`.
@@ -45,7 +59,7 @@ impl Loader {
 impl Loader {
     #[new]
     #[pyo3(signature = (
-        sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, num_threads,
+        sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
         prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
@@ -61,6 +75,7 @@ impl Loader {
         canonical_ranks: Option<u32>,
         rank: u32,
         world_size: u32,
+        local_world_size: u32,
         num_threads: Option<usize>,
         prefetch_factor: usize,
         timeout: Option<f64>,
@@ -84,6 +99,7 @@ impl Loader {
             canonical_ranks,
             rank,
             world_size,
+            local_world_size,
             num_threads,
             prefetch_factor,
             timeout: timeout
@@ -101,7 +117,8 @@ impl Loader {
         };
         check(py, options.validate())?;
         let inner = interruptibly(py, move || Inner::open(options))?;
-        Ok(Self { inner: Owned::new(Arc::new(check(py, inner)?)) })
+        let state = Mutex::new(State::Open(Arc::new(check(py, inner)?)));
+        Ok(Self { state: Owned::new(state), starting: Arc::default() })
     }
 
     /// Batches per rank of a whole epoch, or None without every shard's count.
@@ -120,7 +137,9 @@ impl Loader {
         // A start that was interrupted ends behind the interrupt: what it started must not run for nobody.
         let wanted = Wanted(Arc::new(AtomicBool::new(true)));
         let still_wanted = wanted.0.clone();
+        let one_at_a_time = self.starting.clone();
         let started = self.call(py, move |inner| {
+            let _turn = one_at_a_time.lock();
             let started = inner.start();
             if !still_wanted.load(Ordering::Acquire) {
                 inner.stop();
@@ -172,20 +191,28 @@ impl Loader {
         self.call(py, Inner::order_hash)
     }
 
-    /// What ran so far, as JSON.
+    /// What ran so far, as JSON; after `close`, what ran until then.
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
-        let inner = self.inner(py)?;
-        let stats = py.detach(|| inner.stats());
-        serde_json::to_string(&stats)
-            .map_err(|error| raise(py, &Error::Panic { message: format!("stats as JSON: {error}") }))
+        let state = check(py, self.state.get())?;
+        let stats = py.detach(|| match &*state.lock() {
+            State::Open(inner) => serde_json::to_string(&inner.stats()),
+            State::Closed(stats) => serde_json::to_string(stats),
+        });
+        stats.map_err(|error| raise(py, &Error::Panic { message: format!("stats as JSON: {error}") }))
     }
 
     /// Ends everything; batches that were handed out stay valid.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, |inner| {
-            inner.close();
-            Ok(())
-        })
+        let inner = self.inner(py)?;
+        let ending = inner.clone();
+        let stats = interruptibly(py, move || {
+            ending.close();
+            ending.stats()
+        })?;
+        *check(py, self.state.get())?.lock() = State::Closed(Box::new(stats));
+        // The last reference: threads are joined here.
+        py.detach(move || drop(inner));
+        Ok(())
     }
 }
 

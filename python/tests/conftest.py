@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def open_loader(tmp_path: Path) -> Iterator[OpenLoader]:
             "fields": LABEL,
             "cache_dir": tmp_path / "cache",
             "cache_limit": "1GB",
-            "host_memory_limit": "256MB",
+            "host_memory_limit": "512MB",
             "num_threads": 2,
             "timeout": 60,
             **arguments,
@@ -178,3 +179,11 @@ def labels_of(batch: Any) -> list[int]:
 def samples_of(loader: Any) -> list[tuple[int, int]]:
     """One epoch's samples, padding left out."""
     return [sample for batch in loader for sample in batch.samples[: batch.valid]]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds; what a test waits for comes in its own time."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)

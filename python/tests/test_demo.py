@@ -18,4 +18,5 @@ def test_the_demo_passes_its_own_checks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
     assert "the 42 missing samples, each once" in done.stdout
-    assert Image.open(sheet).size == (896, 224)
+    with Image.open(sheet) as picture:
+        assert picture.size == (896, 224)

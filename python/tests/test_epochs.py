@@ -12,7 +12,7 @@ from typing import Any
 import forebay
 import numpy as np
 import pytest
-from conftest import Dataset, OpenLoader, labels_of, samples_of
+from conftest import Dataset, OpenLoader, labels_of, samples_of, wait_for
 
 
 def test_storage_order_without_shuffle(dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -51,11 +51,9 @@ def test_drop_last_leaves_the_rest_out_and_otherwise_it_is_padded(dataset: Datas
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_ranks_share_an_epoch(dataset: Dataset, open_loader: OpenLoader, world: int) -> None:
-    ranks = [
-        open_loader(dataset.urls, shuffle=True, rank=rank, world_size=world, canonical_ranks=2, batch_size=4)
-        for rank in range(world)
-    ]
+def test_ranks_share_an_epoch(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path, world: int) -> None:
+    settings: dict[str, Any] = {"shuffle": True, "world_size": world, "canonical_ranks": 2, "batch_size": 4}
+    ranks = [open_loader(dataset.urls, rank=rank, cache_dir=tmp_path / f"{rank}", **settings) for rank in range(world)]
     batches = [list(rank) for rank in ranks]
     assert len({len(listed) for listed in batches}) == 1
     assert [len(rank) for rank in ranks] == [len(listed) for listed in batches]
@@ -81,7 +79,7 @@ def test_leaving_early_frees_memory_and_ends_the_epoch(dataset: Dataset, open_lo
         assert batch.epoch == 1
         break
     del batch
-    assert loader.stats().host_memory_bytes <= idle
+    wait_for(lambda: loader.stats().host_memory_bytes <= idle)
     assert [batch.epoch for batch in loader] == [2] * 8
 
 
@@ -107,6 +105,7 @@ def test_set_epoch_keeps_its_own_epoch_and_starts_another(dataset: Dataset, open
     assert samples_of(other) == epochs[2]
     other.set_epoch(0)
     assert samples_of(other) == epochs[0]
+    loader.close()
     resumed = open_loader(dataset.urls, shuffle=True)
     running = iter(other)
     taken = [sample for _ in range(3) for sample in next(running).samples]
@@ -114,7 +113,7 @@ def test_set_epoch_keeps_its_own_epoch_and_starts_another(dataset: Dataset, open
     resumed.set_epoch(1)
     assert taken + samples_of(resumed) == epochs[1]
     with pytest.raises(forebay.ConfigError, match="epoch=-1"):
-        loader.set_epoch(-1)
+        other.set_epoch(-1)
 
 
 def test_a_state_is_small_json_and_equal_on_every_rank(dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -129,15 +128,17 @@ def test_a_state_is_small_json_and_equal_on_every_rank(dataset: Dataset, open_lo
     assert len(json.dumps(states[0])) < 4096
 
 
-@pytest.mark.parametrize("chain", [[1, 2], [2, 1], [3, 2, 5], [4, 7, 1, 2]])
-def test_a_job_goes_on_with_any_number_of_ranks(dataset: Dataset, open_loader: OpenLoader, chain: list[int]) -> None:
+@pytest.mark.parametrize("chain", [[1, 2], [2, 1], [3, 2, 5], [4, 3, 1, 2]])
+def test_a_job_goes_on_with_any_number_of_ranks(
+    dataset: Dataset, open_loader: OpenLoader, tmp_path: Path, chain: list[int]
+) -> None:
     """Two batches per rank on each number of ranks but the last, which takes the rest."""
     delivered: list[Any] = []
     state = None
     for step, world in enumerate(chain):
+        settings: dict[str, Any] = {"shuffle": True, "seed": 9, "world_size": world, "batch_size": 3}
         ranks = [
-            open_loader(dataset.urls, shuffle=True, seed=9, rank=rank, world_size=world, batch_size=3, num_threads=1)
-            for rank in range(world)
+            open_loader(dataset.urls, rank=rank, cache_dir=tmp_path / f"{rank}", **settings) for rank in range(world)
         ]
         for rank in ranks:
             if state is not None:
@@ -157,6 +158,7 @@ def test_the_state_counts_what_was_delivered_not_what_was_prepared(dataset: Data
     loader = open_loader(dataset.urls, shuffle=True, prefetch_factor=4)
     whole = samples_of(loader)
     for taken in range(9):
+        loader.set_epoch(1)
         loader.set_epoch(0)
         running = iter(loader)
         first = [sample for batch in itertools.islice(running, taken) for sample in batch.samples[: batch.valid]]
@@ -214,8 +216,10 @@ def test_a_closed_loader_says_so(dataset: Dataset, open_loader: OpenLoader) -> N
     assert "closed" in repr(loader)
     with pytest.raises(forebay.StateError):
         next(running)
-    with pytest.raises(forebay.StateError, match="closed"):
-        iter(loader)
+    for call in (lambda: iter(loader), loader.state_dict, loader.count, lambda: loader.set_epoch(1)):
+        with pytest.raises(forebay.StateError, match="closed"):
+            call()
+    assert loader.stats().samples == 8, "the account stays"
 
 
 def test_map_is_applied_to_every_batch(dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -255,12 +259,11 @@ def test_stats_are_numbers_and_a_table(dataset: Dataset, open_loader: OpenLoader
     assert (first.samples, first.batches, first.skipped) == (60, 8, 0)
     assert (second.samples, second.batches) == (60, 8)
     assert sum(first.samples_by_tier.values()) >= 60
-    assert first.bytes_by_tier["origin"] > 0
-    assert second.bytes_by_tier["origin"] == 0
-    assert second.hit_rate == 1
+    assert first.fetched_bytes >= sum(path.stat().st_size for path in dataset.paths) * 0.99
+    assert (second.fetched_bytes, second.bytes_by_tier["origin"], second.hit_rate) == (0, 0, 1)
     assert first.threads == 2
     assert first["io_engine"] in ("io_uring", "blocking")
-    assert first.host_memory_peak_bytes <= 256 * 10**6
+    assert first.host_memory_peak_bytes <= 512 * 10**6
     assert dict(first) == first.as_dict()
     assert json.dumps(first.as_dict())
     assert "60 samples in 8 batches" in repr(first)
@@ -278,7 +281,9 @@ def test_sources_may_be_paths_folders_globs_and_brace_lists(dataset: Dataset, op
         "::".join(dataset.urls),
         folder.as_uri() + "/train-{000000..000002}.tar",
     ):
-        assert samples_of(open_loader(source)) == dataset.everything, source
+        loader = open_loader(source)
+        assert samples_of(loader) == dataset.everything, source
+        loader.close()
 
 
 def test_a_second_loader_in_the_same_process_shares_the_cache(

@@ -81,6 +81,7 @@ def test_augmentation_is_the_same_on_any_number_of_threads(dataset: Dataset, ope
     for threads in (1, 3):
         loader = open_loader(dataset.urls, fields=fields, shuffle=True, seed=5, num_threads=threads)
         runs.append([bytes(batch["image"]) for batch in loader])
+        loader.close()
     assert runs[0] == runs[1]
     other = open_loader(dataset.urls, fields=fields, shuffle=True, seed=6)
     assert [bytes(batch["image"]) for batch in other] != runs[0]

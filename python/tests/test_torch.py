@@ -86,18 +86,19 @@ def run_ranks(dataset: Dataset, folder: Path, seeds: str) -> list[str]:
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(rank), str(port), seeds, str(folder), *dataset.urls],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=environment,
         )
         for rank in range(2)
     ]
     try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+        outputs, errors = zip(*[rank.communicate(timeout=120) for rank in ranks], strict=True)
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    return outputs
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    return list(outputs)
 
 
 def test_ranks_of_torch_distributed_share_an_epoch(dataset: Dataset, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 
 mod blocking;
 mod file;
+mod hold;
 mod probe;
 mod queue;
 mod transfer;
@@ -13,6 +14,7 @@ mod uring;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -21,6 +23,7 @@ use crate::memory::{Lease, Slab};
 
 pub use blocking::Blocking;
 pub use file::{Alignment, IoFile};
+pub use hold::Held;
 pub use probe::{ENGINE_VARIABLE, Report, open, open_with};
 pub use uring::{Options, Uring};
 
@@ -32,6 +35,12 @@ pub trait BlockIo: Send + Sync + fmt::Debug {
     /// Starts several; an engine may do that with one wake-up and one system call.
     fn submit_all(&self, operations: Vec<Operation>) {
         operations.into_iter().for_each(|operation| self.submit(operation));
+    }
+
+    /// Keeps a file open, and a lock on it, until the kernel has finished what was submitted, also when this process is
+    /// killed; ends with the returned value. Blocks for a moment.
+    fn hold(&self, file: OwnedFd) -> io::Result<Held> {
+        Ok(Held::by_process(file))
     }
 
     /// What runs, for `stats` and `doctor`: "io_uring" or "blocking".

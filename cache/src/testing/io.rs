@@ -247,6 +247,10 @@ impl BlockIo for FaultyIo {
         self.perform(operation);
     }
 
+    fn hold(&self, file: std::os::fd::OwnedFd) -> io::Result<crate::io::Held> {
+        self.inner.hold(file)
+    }
+
     fn engine(&self) -> &'static str {
         self.inner.engine()
     }
