@@ -43,6 +43,11 @@ class SeaweedFS:
         self.checks_credentials = config is not None
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def storage_options(self) -> dict[str, str]:
         """What a loader needs to reach it."""
         return {

@@ -4,13 +4,15 @@
 //! `cargo run --release -p forebay-bench --bin blockio -- --folder DIR`; the ratio of the medians is the result.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use forebay_bench::fio::Job;
+use forebay_bench::process::cpu_seconds;
+use forebay_bench::{median, mixed};
 use forebay_cache::granule::{granule_crcs, verify};
 use forebay_cache::io::{self, BlockIo, IoFile};
 use forebay_cache::memory::{Arena, Region, Slab, Unpinned};
@@ -78,7 +80,7 @@ fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Resul
                     }
                 }
             }
-            let (ours, theirs) = (median(&ours), median(&theirs));
+            let (ours, theirs) = (middle(&ours), middle(&theirs));
             println!(
                 "{:10} {size:>7} {:>14.3} {:>10.3} {:>7.3}   {:.3}, {:.3}",
                 if random { "random" } else { "sequential" },
@@ -98,15 +100,11 @@ struct Figure {
     cores_per_gb: f64,
 }
 
-/// Of each number by itself; the mean of the middle two where the count is even.
-fn median(figures: &[Figure]) -> Figure {
-    let of = |number: fn(&Figure) -> f64| {
-        let mut numbers: Vec<f64> = figures.iter().map(number).collect();
-        numbers.sort_by(f64::total_cmp);
-        let middle = |at: usize| numbers.get(at).copied().unwrap_or(f64::NAN);
-        (middle(numbers.len() / 2) + middle(numbers.len().saturating_sub(1) / 2)) / 2.0
-    };
-    Figure { gb_per_s: of(|figure| figure.gb_per_s), cores_per_gb: of(|figure| figure.cores_per_gb) }
+fn middle(figures: &[Figure]) -> Figure {
+    Figure {
+        gb_per_s: median(figures.iter().map(|figure| figure.gb_per_s)),
+        cores_per_gb: median(figures.iter().map(|figure| figure.cores_per_gb)),
+    }
 }
 
 /// The file and the checksums of its granules.
@@ -153,14 +151,6 @@ impl Data {
 
 fn region(bytes: usize) -> Result<Region> {
     Ok(Arena::new(bytes as u64, Arc::new(Unpinned))?.region("reads", bytes)?)
-}
-
-/// The finalizer of splitmix64: any two turns go to unrelated blocks.
-fn mixed(turn: u64) -> u64 {
-    let mut x = turn.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 /// xorshift64: bytes that no disk compresses.
@@ -215,32 +205,11 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
     Ok(Figure { gb_per_s: gb / seconds, cores_per_gb: (cpu_seconds()? - cpu) / gb })
 }
 
-/// User and system time of this process, in seconds.
-fn cpu_seconds() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks =
-        |at: usize| fields.get(at).context("a field of /proc/self/stat").and_then(|f| Ok(f.parse::<f64>()?));
-    // Linux shows times in hundredths of a second.
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
-}
-
 fn fio(args: &Args, path: &Path, size: usize, random: bool) -> Result<Figure> {
-    let output = Command::new("fio")
-        .args(["--name=x", "--direct=1", "--ioengine=io_uring", "--time_based", "--output-format=json"])
-        .arg(format!("--filename={}", path.display()))
-        .arg(format!("--size={}g", args.gib))
-        .arg(format!("--rw={}", if random { "randread" } else { "read" }))
-        .arg(format!("--bs={size}"))
-        .arg(format!("--iodepth={}", args.depth))
-        .arg(format!("--runtime={}", args.seconds.ceil()))
-        .output()
-        .context("fio could not be started: install it, or pass --without-fio")?;
-    ensure!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let job = &answer["jobs"][0];
-    let number = |value: &serde_json::Value| value.as_f64().context("a number in fio's answer");
-    let gb_per_s = number(&job["read"]["bw_bytes"])? / 1e9;
-    let cores = (number(&job["usr_cpu"])? + number(&job["sys_cpu"])?) / 100.0;
-    Ok(Figure { gb_per_s, cores_per_gb: cores / gb_per_s })
+    let (depth, seconds) = (args.depth, args.seconds);
+    let answer = Job { files: vec![path.into()], block_bytes: size, depth, seconds, random }.run()?;
+    Ok(Figure {
+        gb_per_s: answer.gb_per_s,
+        cores_per_gb: answer.cpu_seconds / (answer.gb_per_s * answer.seconds),
+    })
 }
