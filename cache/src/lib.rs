@@ -13,9 +13,9 @@ pub mod object;
 pub mod origin;
 pub mod ram;
 pub mod stats;
-pub mod tiered;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tiered;
 
 pub use error::{Error, Result};
 pub use memory::Lease;

@@ -5,16 +5,26 @@
 //! Memory never goes in a circle: a reader first takes its own place (in the region it brought), then waits for a block,
 //! and a block never waits for a reader's memory.
 
+mod assemble;
+mod fetch;
+mod flight;
+mod inner;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::mpsc;
 
 use crate::disk::{Advice, Evict, FolderLock, Grant, Progress, Status};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::BlockIo;
 use crate::memory::{Lease, Region};
 use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
 use crate::origin::Origin;
 use crate::stats::CacheStats;
+
+use inner::Inner;
 
 /// How a cache is opened.
 #[derive(Debug)]
@@ -119,91 +129,165 @@ pub struct Prefetched {
 /// The cache. Clones are handles of the same one; it ends with the last, or with [`Cache::close`].
 #[derive(Clone, Debug)]
 pub struct Cache {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-#[allow(missing_docs, unused_variables, clippy::unused_async)]
 impl Cache {
     /// Opens (or makes) the folder and serves at once, also after a crash: what has to be cleaned up is cleaned up behind
     /// the service.
     ///
     /// # Errors
-    /// [`Error::Owned`](crate::Error::Owned) where another process owns the folder, [`Error::CacheDir`](crate::Error::CacheDir) where it can't be
-    /// used, [`Error::QuotaTooSmall`](crate::Error::QuotaTooSmall), [`Error::MemoryTooSmall`](crate::Error::MemoryTooSmall).
+    /// [`Error::Owned`] where another process owns the folder, [`Error::CacheDir`] where it can't be used,
+    /// [`Error::QuotaTooSmall`], [`Error::MemoryTooSmall`].
     pub fn open(options: CacheOptions) -> Result<Self> {
-        unimplemented!()
+        Ok(Self { inner: Arc::new(Inner::open(options)?) })
     }
 
     /// Size and version of an object, asked from the origin. Where the origin can't be reached, the newest version that is
     /// in the cache, and `stats().offline` says so.
     pub async fn object(&self, location: &Location) -> Result<Arc<ObjectMeta>> {
-        unimplemented!()
+        let inner = self.inner.alive()?;
+        let counters = &inner.counters;
+        let error = match inner.origin.head(location).await {
+            Ok(meta) => {
+                counters.offline.store(false, Relaxed);
+                inner.disk()?.is_current(&meta);
+                return Ok(Arc::new(meta));
+            }
+            Err(error @ (Error::Origin { .. } | Error::Stalled { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        crate::stats::count(&counters.origin_errors);
+        match inner.disk()?.newest(location).await? {
+            Some(meta) => {
+                if !counters.offline.swap(true, Relaxed) {
+                    tracing::warn!(%location, %error, "the origin can't be reached; cached versions are served as they are");
+                }
+                Ok(Arc::new(meta))
+            }
+            None => Err(error),
+        }
     }
 
-    /// The bytes of `range`, in `region` or (zero-copy) in the host tier.
+    /// The bytes of `range`, in `region` or (zero-copy) in the host tier. Dropping the future cancels nothing that others wait
+    /// for, and frees no memory that an operation in flight still writes to.
     pub async fn read(&self, object: &Arc<ObjectMeta>, range: ByteRange, region: &Region) -> Result<Read> {
-        unimplemented!()
+        let inner = self.inner.alive()?;
+        let read = inner.read(object, range, region).await?;
+        inner.counters.served(read.tiers);
+        Ok(read)
     }
 
     /// Brings the blocks of `range` into the folder; returns when they are there. Gives way to reads that wait.
     pub async fn prefetch(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
-        unimplemented!()
+        self.inner.alive()?.fetch(object, range, false).await
+    }
+
+    /// As [`Self::prefetch`], but as urgent as a read: for a reader in another process that waits.
+    pub async fn fetch(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
+        self.inner.alive()?.fetch(object, range, true).await
     }
 
     /// The right to read `range` from the folder's files, where all its blocks are there; none otherwise.
     pub async fn grant(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Option<Grant>> {
-        unimplemented!()
+        let disk = self.inner.alive()?.disk()?;
+        let mut grants = disk.lookup(object, within(object, range)?).await?;
+        Ok(grants.pop().filter(|grant| grants.is_empty() && grant.range == range))
     }
 
     /// A client says that a block failed its checksum: the owner reads it again, and quarantines it where that is so
     /// (then true).
     pub async fn recheck(&self, block: BlockId) -> Result<bool> {
-        unimplemented!()
+        let inner = self.inner.alive()?;
+        let slab = inner.ram.slab(true).await;
+        let (slab, _, wrong) = inner.disk()?.check(block, slab).await?;
+        drop(slab);
+        inner.ram.let_go();
+        Ok(wrong.is_some())
     }
 
-    /// Says what the plan is with the blocks that `range` touches; decides what is evicted.
+    /// Says what the plan is with the blocks that `range` touches; decides what is evicted. The last advice holds.
     pub fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice) {
-        unimplemented!()
+        if let Ok(disk) = self.inner.alive().and_then(|inner| inner.disk()) {
+            disk.advise(object, range, advice);
+        }
     }
 
     /// Allows evictions after `hold_evictions`.
     pub fn release_evictions(&self) {
-        unimplemented!()
+        if let Ok(disk) = self.inner.alive().and_then(|inner| inner.disk()) {
+            disk.release_evictions();
+        }
     }
 
     /// A small file kept with an object, such as the index of a shard. `kind` is a short name of `[a-z0-9_-]`.
     pub async fn aux_get(&self, kind: &str, id: &ObjectId) -> Result<Option<Vec<u8>>> {
-        unimplemented!()
+        self.inner.alive()?.disk()?.aux_get(kind, id).await
     }
 
     /// Keeps a small file with an object; it goes when the object goes. False where there was no room.
     pub async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
-        unimplemented!()
+        self.inner.alive()?.disk()?.aux_put(kind, id, bytes).await
     }
 
     /// Removes what is asked, as far as nobody holds it. Returns the bytes that were freed.
     pub async fn evict(&self, what: Evict) -> Result<u64> {
-        unimplemented!()
+        let inner = self.inner.alive()?;
+        if !matches!(what, Evict::DownTo { .. }) {
+            inner.ram.clear();
+        }
+        inner.disk()?.evict(what).await
     }
 
     /// Rereads and checks every cached block; a bad one is quarantined. The receiver gets progress and findings, and ends when
     /// all is checked; dropping it stops.
-    pub fn verify(&self) -> tokio::sync::mpsc::Receiver<Progress> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn verify(&self) -> Result<mpsc::Receiver<Progress>> {
+        self.inner.alive()?;
+        let (progress, receiver) = mpsc::channel(64);
+        let inner = self.inner.clone();
+        self.inner.spawn(async move {
+            let slab = inner.ram.slab(false).await;
+            let ended = match inner.disk() {
+                Ok(disk) => disk.verify(slab, progress, &inner.closed).await,
+                Err(error) => Err(error),
+            };
+            inner.ram.let_go();
+            if let Err(error) = ended {
+                tracing::warn!(%error, "verify ended early");
+            }
+        });
+        Ok(receiver)
     }
 
     /// What is cached.
     pub async fn status(&self) -> Result<Status> {
-        unimplemented!()
+        self.inner.alive()?.disk()?.status().await
     }
 
     /// The counters.
     pub fn stats(&self) -> CacheStats {
-        unimplemented!()
+        let mut stats = self.inner.counters.snapshot();
+        if let Ok(disk) = self.inner.alive().and_then(|inner| inner.disk()) {
+            disk.fill(&mut stats);
+            (stats.ram_bytes, stats.ram_limit_bytes) = self.inner.ram.bytes();
+        }
+        stats
     }
 
-    /// Waits until everything fetched is written and entered, then lets the folder go. Reads after that are [`Error::Closed`](crate::Error::Closed).
+    /// Waits until everything fetched is written and entered, then lets the folder go. Reads after that are [`Error::Closed`].
     pub async fn close(&self) -> Result<()> {
-        unimplemented!()
+        self.inner.close().await
     }
+}
+
+/// `range`, if it lies inside the object.
+fn within(object: &ObjectMeta, range: ByteRange) -> Result<ByteRange> {
+    if range.end > object.size_bytes {
+        let (location, size_bytes) = (object.location.clone(), object.size_bytes);
+        return Err(Error::OutOfRange { location, range, size_bytes });
+    }
+    Ok(range)
 }

@@ -1,14 +1,55 @@
 //! The NVMe tier: a sparse file per object, checked on every read, under a quota that is never exceeded.
+//!
+//! Promises: what is served is what was stored; `cache_limit` holds at every moment, counted in allocated blocks with index,
+//! checksums and aux files; after kill -9 or power loss the folder serves at once and leaks nothing; what somebody holds a
+//! [`Grant`] of is neither punched nor rewritten; a failing disk never fails a read, it only makes a miss.
+//!
+//! Leaves to others: where missing bytes come from ([`crate::tiered`]), and what moves them ([`crate::io`]).
 
+mod aux;
 mod checksum;
+mod choose;
+mod freer;
 mod grant;
+mod health;
+mod index;
+mod layout;
 mod lock;
+mod pages;
+mod quota;
+pub mod reader;
+mod recover;
 mod report;
+mod serve;
+mod state;
+mod store;
+mod verify;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::io::BlockIo;
+use crate::object::{BLOCK_BYTES, ByteRange, Location, ObjectId, ObjectMeta};
+use crate::stats::{CacheStats, Counters};
 
 pub use checksum::CrcPage;
 pub use grant::{BlockGrant, Grant};
 pub use lock::FolderLock;
 pub use report::{CachedObject, Evict, Finding, Progress, Status};
+
+use index::Index;
+use layout::Layout;
+use pages::Pages;
+use state::State;
+use writer::IndexWriter;
 
 /// What the plan wants with a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,4 +61,256 @@ pub enum Advice {
     Done,
     /// Will be read in this epoch: never evicted.
     WillNeed,
+}
+
+/// The folder, open. Ends its threads when dropped; what is granted stays readable.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    shared: Arc<Shared>,
+    freer: Option<JoinHandle<()>>,
+}
+
+/// What grants, writes under way and the threads share.
+pub(super) struct Shared {
+    layout: Layout,
+    io: Arc<dyn BlockIo>,
+    counters: Arc<Counters>,
+    index: Arc<Index>,
+    writer: IndexWriter,
+    state: Arc<Mutex<State>>,
+    /// Wakes the thread that frees.
+    work: Condvar,
+    /// Counts up when room may have appeared, or the walk through the folder has ended.
+    room: watch::Sender<u64>,
+    pages: Mutex<Pages>,
+    /// One removal at a time: each groups its index entries and paces its punching.
+    removal: Mutex<()>,
+    runtime: Handle,
+    lock: Mutex<Option<FolderLock>>,
+    open_limit: usize,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Disk({})", self.layout.dir().display())
+    }
+}
+
+/// How a folder is opened.
+#[derive(Debug)]
+pub(crate) struct DiskOptions {
+    pub(crate) dir: PathBuf,
+    pub(crate) limit_bytes: u64,
+    pub(crate) io: Arc<dyn BlockIo>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) runtime: Handle,
+    pub(crate) lock: Option<FolderLock>,
+    pub(crate) hold_evictions: bool,
+}
+
+impl Disk {
+    /// Opens or makes the folder; serves at once, the walk through its files goes on behind the service.
+    pub(crate) fn open(options: DiskOptions) -> Result<Self> {
+        if options.limit_bytes < quota::LEAST_LIMIT {
+            return Err(Error::QuotaTooSmall {
+                limit_bytes: options.limit_bytes,
+                needed_bytes: quota::LEAST_LIMIT,
+                what: "the block index and a few blocks".into(),
+            });
+        }
+        let dir = options.dir;
+        let lock = match options.lock {
+            Some(lock) => lock,
+            None => FolderLock::try_acquire(&dir)?.ok_or_else(|| Error::Owned { path: dir.clone() })?,
+        };
+        let layout = Layout::new(&dir);
+        let index = Arc::new(open_index(&layout, &options.counters)?);
+        let mut state = State::new(options.limit_bytes, options.hold_evictions);
+        state.quota.set_index(layout::allocated_at(&layout.index()));
+        let records = index
+            .objects()
+            .map_err(|error| unusable(&layout.index(), "the block index can't be read", error))?;
+        for (id, record) in records {
+            state.objects.insert(id, state::Object { record, ..state::Object::default() });
+        }
+        let state = Arc::new(Mutex::new(state));
+        let written = note_commits(state.clone(), layout.clone());
+        let threads = |error| unusable(&dir, "a thread for it could not be started", error);
+        let shared = Arc::new(Shared {
+            writer: IndexWriter::start(index.clone(), written).map_err(threads)?,
+            layout,
+            io: options.io,
+            counters: options.counters,
+            index,
+            state,
+            work: Condvar::new(),
+            room: watch::Sender::new(0),
+            pages: Mutex::new(Pages::default()),
+            removal: Mutex::new(()),
+            runtime: options.runtime,
+            lock: Mutex::new(Some(lock)),
+            open_limit: open_limit(),
+        });
+        let of_freer = shared.clone();
+        let freer = std::thread::Builder::new()
+            .name("forebay-evict".into())
+            .spawn(move || of_freer.free_ahead())
+            .map_err(threads)?;
+        let of_walk = shared.clone();
+        shared.runtime.spawn_blocking(move || of_walk.walk());
+        Ok(Self { shared, freer: Some(freer) })
+    }
+
+    /// Says what the plan wants with the blocks that `range` touches.
+    pub(crate) fn advise(&self, id: &ObjectId, range: ByteRange, advice: Advice) {
+        let last = u64::from(u32::MAX) * BLOCK_BYTES;
+        let range = range.intersect(ByteRange::new(0, last));
+        self.shared.state.lock().advise(id, range.blocks(), advice);
+        if advice != Advice::WillNeed {
+            self.shared.work.notify_all();
+        }
+    }
+
+    /// Lets the thread that frees do its work after a take-over.
+    pub(crate) fn release_evictions(&self) {
+        self.shared.state.lock().held = false;
+        self.shared.work.notify_all();
+    }
+
+    /// The newest cached version of a location.
+    pub(crate) async fn newest(&self, location: &Location) -> Result<Option<ObjectMeta>> {
+        let (shared, location) = (self.shared.clone(), location.clone());
+        let path = self.shared.layout.index();
+        let flushed = self.shared.writer.flush();
+        let found = self.shared.blocking(move || {
+            drop(flushed.blocking_recv());
+            shared.index.newest(&location)
+        });
+        found.await?.map_err(|error| Error::Disk {
+            path,
+            what: "reading the block index".into(),
+            source: index::shared(error),
+        })
+    }
+
+    /// Fills in what the disk knows of itself.
+    pub(crate) fn fill(&self, stats: &mut CacheStats) {
+        let state = self.shared.state.lock();
+        stats.engine = self.shared.io.engine();
+        stats.direct = state.objects.values().find_map(|object| Some(object.file.as_ref()?.is_direct()));
+        stats.disk_state = state.health.state(std::time::Instant::now());
+        stats.admission_stopped = state.admission_stopped();
+        stats.used_bytes = state.quota.used();
+        stats.limit_bytes = state.quota.limit();
+    }
+
+    /// Makes everything durable and lets the folder go.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let records: Vec<_> = {
+            let state = self.shared.state.lock();
+            let used = state.objects.iter().filter(|(_, object)| object.tick > 0 && !object.removing);
+            used.map(|(id, object)| (*id, object.record.clone())).collect()
+        };
+        for (id, mut record) in records {
+            record.last_use = state::now_seconds();
+            self.shared.writer.send(index::Change::PutObject(id, record));
+        }
+        let flushed = self.shared.writer.flush().await;
+        self.shared.end();
+        drop(self.shared.lock.lock().take());
+        match flushed {
+            Ok(Err(error)) => Err(Error::Disk {
+                path: self.shared.layout.index(),
+                what:
+                    "the last entries of the block index could not be written; their blocks are fetched again"
+                        .into(),
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// In a forked child nothing of this may be touched or waited for.
+    pub(crate) fn forget(mut self) {
+        std::mem::forget(self.freer.take());
+        std::mem::forget(self.shared.clone());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let Some(freer) = self.freer.take() else { return };
+        self.shared.end();
+        if freer.join().is_err() {
+            tracing::error!("the thread that frees blocks panicked");
+        }
+    }
+}
+
+impl Shared {
+    /// Runs file work away from the threads that coordinate.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.runtime.spawn_blocking(work).await.map_err(|_| Error::Closed)
+    }
+
+    fn end(&self) {
+        self.state.lock().ended = true;
+        self.work.notify_all();
+        self.tell_room();
+    }
+
+    fn tell_room(&self) {
+        self.room.send_modify(|turn| *turn += 1);
+    }
+}
+
+/// What the index's thread reports: how large the file is now, or that no more entries can be made.
+fn note_commits(
+    state: Arc<Mutex<State>>,
+    layout: Layout,
+) -> impl Fn(Result<(), &io::Error>) + Send + 'static {
+    move |result| {
+        let allocated = layout::allocated_at(&layout.index());
+        let mut state = state.lock();
+        state.quota.set_index(allocated);
+        if let Err(error) = result {
+            let now = std::time::Instant::now();
+            state.health.failed(error, now);
+            state.health.index_failed(now);
+            tracing::error!(%error, "the block index can't be written; nothing is admitted to the cache until it is opened again");
+        }
+    }
+}
+
+/// Opens the index; one that is broken is made anew, and its blocks are reclaimed behind the service.
+fn open_index(layout: &Layout, counters: &Counters) -> Result<Index> {
+    let (path, marker) = (layout.index(), layout.index_is_broken());
+    for dir in [layout.objects(), layout.aux_dir()] {
+        std::fs::create_dir_all(&dir).map_err(|error| {
+            unusable(&dir, "it can't be made; choose a folder where this user may write (cache_dir)", error)
+        })?;
+    }
+    let remake = |why: &str| {
+        tracing::error!(path = %path.display(), why, "the block index is broken: the cache starts empty");
+        crate::stats::count(&counters.quarantined_blocks);
+        layout::remove(&path)?;
+        layout::remove(&marker)
+    };
+    let read = |index: &Index| index.objects().map(drop);
+    let opened = || Index::open(&path).and_then(|index| read(&index).map(|()| index));
+    let found = match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
+        Err(error) if error.raw_os_error().is_none() => remake(&error.to_string()).and_then(|()| opened()),
+        other => other,
+    };
+    found.map_err(|error| unusable(&path, "the block index can't be opened", error))
+}
+
+fn unusable(path: &Path, what: &str, error: io::Error) -> Error {
+    Error::CacheDir { path: path.into(), what: what.into(), source: Arc::new(error) }
+}
+
+/// Files kept open: a quarter of what the process may open, since others need descriptors too.
+fn open_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(4096);
+    usize::try_from(limit / 4).unwrap_or(usize::MAX).clamp(16, 4096)
 }

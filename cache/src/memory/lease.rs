@@ -39,6 +39,16 @@ impl Lease {
         unsafe { Self::from_raw(Arc::new(bytes), start, len) }
     }
 
+    /// The same bytes, with `guard` held for as long as the result or a slice of it is: for those who count what is out.
+    pub fn guarded(&self, guard: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { owner: Arc::new((self.owner.clone(), guard)), start: self.start, len: self.len }
+    }
+
+    /// True where another lease of the same memory exists.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.owner) > 1
+    }
+
     /// A part of these bytes.
     ///
     /// # Panics

@@ -1,0 +1,103 @@
+//! Healthy → degraded → down: what a failing disk is still trusted with.
+//!
+//! Errors never reach a reader while the origin works; they decide whether blocks are still admitted. Time is passed in, so that
+//! this is a function of what happened.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::stats::DiskState;
+
+/// Failures in a row after which nothing is admitted any more.
+const DOWN_AFTER: u32 = 8;
+
+/// How long an error is remembered, and how long admission waits after the disk was full or down before it tries again.
+const REST: Duration = Duration::from_secs(30);
+
+/// The disk's record.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    in_a_row: u32,
+    last_error: Option<Instant>,
+    full_since: Option<Instant>,
+    index_failed: bool,
+}
+
+impl Health {
+    /// An operation failed.
+    pub(super) fn failed(&mut self, error: &io::Error, now: Instant) {
+        self.last_error = Some(now);
+        if is_full(error) {
+            self.full_since = Some(now);
+        } else {
+            self.in_a_row = self.in_a_row.saturating_add(1);
+        }
+    }
+
+    /// An operation worked.
+    pub(super) fn worked(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// Space was given back: a full disk may have room again.
+    pub(super) fn freed(&mut self) {
+        self.full_since = None;
+    }
+
+    /// The index can't be written: entries can't be made until the folder is opened again.
+    pub(super) fn index_failed(&mut self, now: Instant) {
+        self.index_failed = true;
+        self.last_error = Some(now);
+    }
+
+    pub(super) fn state(&self, now: Instant) -> DiskState {
+        let recent = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < REST);
+        if self.index_failed || (self.in_a_row >= DOWN_AFTER && recent(self.last_error)) {
+            DiskState::Down
+        } else if recent(self.last_error) || recent(self.full_since) {
+            DiskState::Degraded
+        } else {
+            DiskState::Healthy
+        }
+    }
+
+    /// True where new blocks may be written.
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        let full = self.full_since.is_some_and(|at| now.duration_since(at) < REST);
+        !full && self.state(now) != DiskState::Down
+    }
+}
+
+/// The file system or the user's quota on it is exhausted.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_stops_admission_until_space_is_freed_or_time_passes() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        health.failed(&io::Error::from_raw_os_error(libc::ENOSPC), now);
+        assert!(!health.admits(now) && health.state(now) == DiskState::Degraded);
+        assert!(health.admits(now + REST));
+        health.freed();
+        assert!(health.admits(now));
+    }
+
+    #[test]
+    fn many_failures_in_a_row_are_down_and_rest_brings_another_try() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        for _ in 0..DOWN_AFTER {
+            assert!(health.admits(now));
+            health.failed(&io::Error::from_raw_os_error(libc::EIO), now);
+        }
+        assert_eq!(health.state(now), DiskState::Down);
+        assert!(!health.admits(now) && health.admits(now + REST));
+        health.worked();
+        assert_eq!(health.state(now), DiskState::Degraded);
+        assert_eq!(health.state(now + REST), DiskState::Healthy);
+    }
+}
