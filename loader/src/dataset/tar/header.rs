@@ -33,8 +33,6 @@ impl Header {
         let type_flag = block[156];
         let name = text(&block[..100]);
         let kind = match type_flag {
-            // Before POSIX, a directory was a file whose name ends in a slash.
-            0 if name.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' => Kind::File,
             b'S' => Kind::Sparse,
             b'5' => Kind::Directory,

@@ -234,9 +234,13 @@ impl TarScanner {
         }
         let (header_offset, mut extended) = self.pending.take().unwrap_or((offset, Extended::default()));
         extended.or(&self.global);
-        let sparse = extended.sparse && header.kind == Kind::File;
-        let kind = if sparse { Kind::Sparse } else { header.kind };
         let mut path = extended.sparse_path.or(extended.path).unwrap_or(header.path);
+        let kind = match (header.type_flag, header.kind) {
+            // Before POSIX, a directory was a file whose name ends in a slash: the whole name, not what a header has room for.
+            (0, _) if path.ends_with(b"/") => Kind::Directory,
+            (_, Kind::File) if extended.sparse => Kind::Sparse,
+            (_, kind) => kind,
+        };
         if kind == Kind::Directory {
             path.truncate(without_slashes(&path).len());
         }

@@ -219,6 +219,14 @@ fn entries_that_are_no_files_are_passed_over() {
 }
 
 #[test]
+fn a_long_name_cut_behind_a_slash_is_no_directory() {
+    let bytes =
+        [entry(b"././@LongLink", b'L', b"folder/a.txt\0"), entry(b"folder/", 0, b"x"), end()].concat();
+    let member = only(&bytes);
+    assert_eq!((member.kind, member.size), (Kind::File, 1));
+}
+
+#[test]
 fn global_headers_hold_until_they_are_overridden() {
     let mut global = pax(&[("path", b"global")]);
     global[156] = b'g';

@@ -128,6 +128,6 @@ mod tests {
     fn many_stars_take_no_exponential_time() {
         let pattern = "*a".repeat(50) + "b";
         assert!(!matches(&pattern, &"a".repeat(5000)));
-        assert!(!matches(&"**/".repeat(50), &"a/".repeat(500)));
+        assert!(!matches(&("**/".repeat(50) + "b"), &"a/".repeat(500)));
     }
 }
