@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::interrupt::Interrupt;
 use super::output::{self, Report, count};
 use super::place::{CacheArguments, Place};
+use super::status::is_object;
 use crate::dataset::urls::{self, Pattern, Surroundings};
 use crate::size;
 
@@ -70,7 +71,7 @@ async fn evict(place: &Place<'_>, arguments: &Arguments) -> Result<Evicted, Fail
     }
     let after = cache.status().await?;
     let left: std::collections::HashSet<ObjectId> = after.objects.iter().map(|object| object.id).collect();
-    let gone = before.objects.into_iter().filter(|object| !left.contains(&object.id));
+    let gone = before.objects.into_iter().filter(|object| is_object(object) && !left.contains(&object.id));
     let objects = gone.map(|object| object.location).collect();
     Ok(Evicted { dir: after.dir, freed_bytes, used_bytes: after.used_bytes, objects })
 }

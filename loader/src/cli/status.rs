@@ -31,6 +31,8 @@ struct Status {
     engine: &'static str,
     direct: bool,
     objects: Vec<Object>,
+    /// Small files that belong to no cached object: listings and counts of datasets.
+    notes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +49,7 @@ struct Object {
 pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> Result<(), Failure> {
     let place = Place::open_existing(&arguments.cache, interrupt)?;
     let found = place.run("nothing was changed", async { Ok(place.session.cache().status().await?) })?;
+    let (objects, notes): (Vec<_>, Vec<_>) = found.objects.into_iter().partition(is_object);
     let status = Status {
         dir: found.dir,
         used_bytes: found.used_bytes,
@@ -54,9 +57,15 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
         disk_state: found.disk_state,
         engine: place.session.io().engine,
         direct: place.session.io().direct,
-        objects: found.objects.into_iter().map(Object::from).collect(),
+        objects: objects.into_iter().map(Object::from).collect(),
+        notes: notes.len() as u64,
     };
     output::print(&status, json)
+}
+
+/// False for what is kept under an identity that no object has, such as a hash over a dataset.
+pub(super) fn is_object(found: &CachedObject) -> bool {
+    !found.location.is_empty()
 }
 
 impl From<CachedObject> for Object {
