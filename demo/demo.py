@@ -81,6 +81,10 @@ def run(arguments: argparse.Namespace, settings: dict[str, Any], shards: list[Pa
     stored = sum(path.stat().st_size for path in shards)
     with open_loader(settings, cache) as loader:
         cold = run_epoch(loader, "cold, from the origin", len(everything), sheet=arguments.sheet)
+        state = loader.state_dict()
+    # A new loader: the first one's host memory is gone, so that the second epoch really comes from NVMe.
+    with open_loader(settings, cache) as loader:
+        loader.load_state_dict(state)
         warm = run_epoch(loader, "warm, from NVMe", len(everything))
         before = run_epoch(loader, "interrupted", len(everything), stop_at=0.5)
         state = loader.state_dict()
@@ -97,6 +101,7 @@ def run(arguments: argparse.Namespace, settings: dict[str, Any], shards: list[Pa
         0.9 < fetched < 1.05, f"the cold epoch fetched the shards from the origin once ({fetched:.1%} of their bytes)"
     )
     checks.check(again == 0, "the warm epoch fetched nothing from the origin")
+    checks.check(warm.stats.bytes_by_tier["nvme"] > 0, "the warm epoch came from NVMe")
     checks.check(cold.samples != warm.samples, "the second epoch had another order")
     checks.check(
         0 < len(before.samples) < len(everything), f"the third epoch was left after {len(before.samples)} samples"
