@@ -2,7 +2,7 @@
 //!
 //! The tiers, nearest first: host memory ([`ram`]), NVMe ([`disk`]), origin ([`origin`]). What arrives is checked, kept
 //! under the identity of the object's version ([`object`]), and handed out as a [`memory::Lease`]: as long as it is held, those bytes
-//! stay where they are.
+//! stay where they are. [`Cache`] is all of it, shared with the other processes on the same folder ([`share`]).
 
 pub mod disk;
 pub mod error;
@@ -12,6 +12,7 @@ pub mod memory;
 pub mod object;
 pub mod origin;
 pub mod ram;
+pub mod share;
 pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -20,5 +21,6 @@ pub mod tiered;
 pub use error::{Error, Result};
 pub use memory::Lease;
 pub use object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta, Version};
+pub use share::Cache;
 pub use stats::CacheStats;
-pub use tiered::{Cache, CacheOptions, Prefetched, Read, Tier, Tiers};
+pub use tiered::{CacheOptions, Prefetched, Read, Sharing, Tier, Tiers};

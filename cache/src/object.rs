@@ -147,7 +147,7 @@ impl ObjectId {
     }
 
     /// An id from the bytes that [`Self::as_bytes`] gave.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 }

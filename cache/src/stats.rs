@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::tiered::Tiers;
 
@@ -16,7 +16,7 @@ pub struct TierStats {
 }
 
 /// How well the cache folder's disk is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskState {
     /// Everything works.
@@ -32,6 +32,8 @@ pub enum DiskState {
 /// A picture of the counters.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CacheStats {
+    /// What this process is to the folder: "owner", "client" of another process, or "seeking" while that is being settled.
+    pub role: &'static str,
     /// Served from host memory.
     pub ram: TierStats,
     /// Served from the cache folder.

@@ -13,6 +13,7 @@ mod inner;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -48,6 +49,26 @@ pub struct CacheOptions {
     /// Start with evictions held back: nothing is punched before [`Cache::release_evictions`]. For a process that takes a
     /// folder over while clients of the former owner may still read from it.
     pub hold_evictions: bool,
+    /// How the folder is shared with other processes.
+    pub sharing: Sharing,
+}
+
+/// How a cache folder is shared between processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing {
+    /// How long another process may say nothing before a request to it fails, 30 s by default. Long work is no silence.
+    pub patience: Duration,
+    /// Leases that one client may hold at the same time, 128 by default and 512 at most; further ones wait.
+    pub leases_per_client: u32,
+    /// Memory out of which an owner serves its clients what is not on disk, beside [`CacheOptions::memory`]: 32 MiB by default, 16 at
+    /// least. Mapped when the first client comes.
+    pub memory_bytes: usize,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(30), leases_per_client: 128, memory_bytes: 32 << 20 }
+    }
 }
 
 impl CacheOptions {
@@ -69,6 +90,7 @@ impl CacheOptions {
             runtime: None,
             lock: None,
             hold_evictions: false,
+            sharing: Sharing::default(),
         }
     }
 }

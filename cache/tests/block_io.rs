@@ -1,4 +1,6 @@
 //! One suite that every block I/O engine passes, and what only a ring promises.
+// clippy's leave to unwrap in tests ends at the functions that tests share.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -317,7 +319,7 @@ fn an_engine_dropped_with_a_read_in_flight_waits_for_it() {
     // Waits behind the first one, since the ring has one place.
     let disk = setup.file(&bytes(PAGE));
     let queued = setup.submit(&io, &disk, 0);
-    let dropping = std::thread::spawn(move || drop(io));
+    let dropping = std::thread::Builder::new().name("dropping".into()).spawn(move || drop(io)).unwrap();
     // Two halves: the first is a short read, resubmitted while the engine closes.
     writer.write_all(&bytes(PAGE)[..100]).unwrap();
     writer.write_all(&bytes(PAGE)[100..]).unwrap();

@@ -1,12 +1,17 @@
 //! Block I/O in a process that may not do everything: io_uring refused by seccomp, or forked. Each case runs in a child of its
 //! own, since neither can be undone.
 #![allow(unsafe_code)]
+// clippy's leave to unwrap in tests ends at the functions that tests share.
+#![allow(clippy::unwrap_used)]
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 
-use forebay_cache::io::{self, IoFile, Report};
+use forebay_cache::io::{self, BlockIo, IoFile, Options, Report, Uring};
 use forebay_cache::memory::{Arena, Unpinned};
+use rustix::fs::{FlockOperation, flock};
 
 const CHILD: &str = "FOREBAY_TEST_CHILD";
 
@@ -121,4 +126,43 @@ fn an_engine_in_a_forked_child_answers_with_an_error_and_drops_without_waiting()
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "{}", engine.engine());
     }
+}
+
+#[test]
+fn a_forked_child_does_not_keep_the_lock_that_the_ring_holds() {
+    let test = "a_forked_child_does_not_keep_the_lock_that_the_ring_holds";
+    if !is_child() {
+        in_child(test);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let lock = File::create(&path).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let options = Options { hold: Some(Arc::new(lock)), ..Options::default() };
+    let Ok(engine) = Uring::new(&options) else { return };
+    drop(options);
+    let (mut closed, mut says_closed) = std::io::pipe().unwrap();
+    let (mut stays, ends) = std::io::pipe().unwrap();
+    // SAFETY: the child does nothing but what is tested, and leaves by _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        drop(ends);
+        engine.close_in_forked_child();
+        says_closed.write_all(b"x").unwrap();
+        // Lives until the parent lets go of its end.
+        let _ = stays.read(&mut [0]);
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(0) };
+    }
+    closed.read_exact(&mut [0]).unwrap();
+    let other = File::open(&path).unwrap();
+    assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err(), "this process has it still");
+    drop(engine);
+    flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop(ends);
+    let mut status = -1;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
 }

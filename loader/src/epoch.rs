@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use forebay_cache::memory::Region;
 use forebay_cache::object::BLOCK_BYTES;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, discover};
 use crate::error::Result;
 use crate::options::LoaderOptions;
 use crate::pipeline::account::Account;
@@ -15,10 +15,11 @@ use crate::pipeline::queue::{Gauges, Ready};
 use crate::pipeline::row::Workshop;
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
-use crate::plan::{EpochCut, EpochRng, Order, Piece, Readers, World};
+use crate::plan::{EpochCut, EpochRng, Order, OrderSpec, Piece, Readers, World};
 use crate::prefetch::{Planner, ROOM_UNIT, Readahead};
 use crate::report::Reporter;
 use crate::session::Session;
+use crate::walk::{Discovered, Ordered, Walk};
 
 /// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
 /// more than the windows themselves is resident.
@@ -42,7 +43,7 @@ pub(crate) struct Workplace {
 /// A running epoch; dropping it ends its work.
 #[derive(Debug)]
 pub(crate) struct Epoch {
-    pub(crate) cut: EpochCut,
+    pub(crate) number: u64,
     pub(crate) ready: Arc<Ready>,
     /// Batches that the consumer took.
     pub(crate) delivered: u64,
@@ -50,7 +51,8 @@ pub(crate) struct Epoch {
 }
 
 impl Epoch {
-    pub(crate) fn start(
+    /// Starts to make the batches of a cut of an order.
+    pub(crate) fn ordered(
         place: &Workplace,
         options: &LoaderOptions,
         world: World,
@@ -58,30 +60,51 @@ impl Epoch {
         cut: EpochCut,
     ) -> Result<Self> {
         let position = cut.batch(0).map_or(0, |batch| batch.start);
-        let readers = node_readers(options, world);
         let horizon = horizon(place, &order);
-        check_window(place, &order, position, horizon, &readers)?;
+        check_window(place, &order, position, horizon, &node_readers(options, world))?;
+        let (reached, seen) = watch::channel(position);
+        let readahead = Readahead {
+            cache: place.session.cache().clone(),
+            catalog: place.catalog.clone(),
+            horizon,
+            order: order.clone(),
+            readers: Readers::from(world),
+            reached: seen,
+        };
+        let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
+        let shop = workshop(place, options, order.spec().clone(), Some(order));
+        let mut epoch = Self::start(place, options, shop, walk, reached);
+        epoch.tasks.push(place.session.handle().spawn(readahead.run()).abort_handle());
+        Ok(epoch)
+    }
+
+    /// Starts to make batches in storage order on one rank, as samples are found: no count is known yet.
+    pub(crate) fn discovered(place: &Workplace, options: &LoaderOptions, spec: OrderSpec) -> Self {
+        let samples = {
+            let runtime = place.session.handle();
+            let _inside = runtime.enter();
+            discover(&place.catalog)
+        };
+        let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
+        let shop = workshop(place, options, spec, None);
+        Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0)
+    }
+
+    fn start(
+        place: &Workplace,
+        options: &LoaderOptions,
+        shop: Workshop,
+        walk: Walk,
+        reached: watch::Sender<u64>,
+    ) -> Self {
         let ready = Arc::new(Ready::new());
         // Rooms for rows in flight: a quarter of the region stays free, so that first fit finds place.
         let room_units =
             u32::try_from(place.reads.capacity_bytes() as u64 / 4 * 3 / ROOM_UNIT).unwrap_or(u32::MAX);
-        let (reached, seen) = watch::channel(position);
-        let shop = Workshop {
-            cache: place.session.cache().clone(),
-            catalog: place.catalog.clone(),
-            decoder: place.decoder.clone(),
-            order: order.clone(),
-            reads: place.reads.clone(),
-            pool: place.pool.clone(),
-            gauges: place.gauges.clone(),
-            account: place.account.clone(),
-            on_error: options.on_error,
-            draws: EpochRng::new(order.spec().seed, order.spec().epoch),
-            epoch: order.spec().epoch,
-        };
+        let number = shop.spec.epoch;
         let planner = Planner {
             shop: Arc::new(shop),
-            cut,
+            walk,
             layout: place.layout.clone(),
             batches: place.batches.clone(),
             ahead: Arc::new(Semaphore::new(options.prefetch_factor)),
@@ -89,20 +112,29 @@ impl Epoch {
             room_units,
             reached,
         };
-        let readahead = Readahead {
-            cache: place.session.cache().clone(),
-            catalog: place.catalog.clone(),
-            horizon,
-            order,
-            readers: Readers::from(world),
-            reached: seen,
-        };
-        let runtime = place.session.handle();
-        let tasks = vec![
-            runtime.spawn(planner.run(ready.clone())).abort_handle(),
-            runtime.spawn(readahead.run()).abort_handle(),
-        ];
-        Ok(Self { cut, ready, delivered: 0, tasks })
+        let tasks = vec![place.session.handle().spawn(planner.run(ready.clone())).abort_handle()];
+        Self { number, ready, delivered: 0, tasks }
+    }
+}
+
+fn workshop(
+    place: &Workplace,
+    options: &LoaderOptions,
+    spec: OrderSpec,
+    order: Option<Arc<Order>>,
+) -> Workshop {
+    Workshop {
+        cache: place.session.cache().clone(),
+        catalog: place.catalog.clone(),
+        decoder: place.decoder.clone(),
+        order: OnceCell::new_with(order),
+        draws: EpochRng::new(spec.seed, spec.epoch),
+        spec,
+        reads: place.reads.clone(),
+        pool: place.pool.clone(),
+        gauges: place.gauges.clone(),
+        account: place.account.clone(),
+        on_error: options.on_error,
     }
 }
 

@@ -24,6 +24,7 @@ pub mod session;
 pub mod size;
 pub mod stats;
 pub mod threads;
+mod walk;
 
 pub use error::{Error, Result};
 pub use loader::{Loader, Next};

@@ -156,10 +156,15 @@ impl Loader {
         if position.closed {
             return Err(Error::Closed);
         }
-        let (spec, _) = self.order(&mut position)?;
         if std::mem::take(&mut position.left) {
             position.progress = Progress { epoch: position.progress.epoch.saturating_add(1), consumed: 0 };
         }
+        if self.discovers(&position) {
+            let spec = self.options_order(Arc::new([]), position.progress.epoch);
+            position.epoch = Some(Epoch::discovered(&self.place, &self.options, spec));
+            return Ok(());
+        }
+        let (spec, _) = self.order(&mut position)?;
         let order = Arc::new(Order::new(&spec.in_epoch(position.progress.epoch))?);
         let cut = self.cut(order.total(), position.progress)?;
         if cut.batches() == 0 && position.progress.consumed == 0 {
@@ -174,8 +179,17 @@ impl Loader {
                 ),
             });
         }
-        position.epoch = Some(Epoch::start(&self.place, &self.options, self.world, order, cut)?);
+        position.epoch = Some(Epoch::ordered(&self.place, &self.options, self.world, order, cut)?);
         Ok(())
+    }
+
+    /// Whether the epoch can begin before any count is known: in storage order, on one rank, from the beginning.
+    fn discovers(&self, position: &Position) -> bool {
+        self.options.mode == OrderMode::Storage
+            && self.options.world_size == 1
+            && position.progress.consumed == 0
+            && position.pending.is_none()
+            && self.place.catalog.known_counts().is_none()
     }
 
     /// Waits at most `slice` for the next batch. The state counts it as delivered when this returns it.
@@ -195,7 +209,7 @@ impl Loader {
             Taken::Ended => {
                 let mut position = self.position.lock();
                 if let Some(epoch) = position.epoch.take() {
-                    position.progress = epoch.cut.progress(epoch.cut.batches());
+                    position.progress = Progress { epoch: epoch.number.saturating_add(1), consumed: 0 };
                     position.settle(&epoch);
                 }
                 Ok(Next::End)
@@ -208,12 +222,11 @@ impl Loader {
                 }
                 Err(error)
             }
-            Taken::Batch(Ok(batch)) => {
+            Taken::Batch(Ok((batch, after))) => {
                 let mut position = self.position.lock();
                 if let Some(epoch) = &mut position.epoch {
                     epoch.delivered += 1;
-                    let progress = epoch.cut.progress(epoch.delivered);
-                    position.progress = progress;
+                    position.progress = after;
                 }
                 position.batches += 1;
                 position.samples += batch.valid as u64;
@@ -226,7 +239,7 @@ impl Loader {
     pub fn stop(&self) {
         let mut position = self.position.lock();
         if let Some(epoch) = position.epoch.take() {
-            let in_the_middle = (1..epoch.cut.batches()).contains(&epoch.delivered);
+            let in_the_middle = epoch.delivered > 0 && position.progress.epoch == epoch.number;
             position.left |= in_the_middle;
             position.settle(&epoch);
         }
@@ -347,6 +360,17 @@ impl Loader {
         }
     }
 
+    fn options_order(&self, counts: Arc<[u64]>, epoch: u64) -> OrderSpec {
+        OrderSpec {
+            counts,
+            seed: self.options.seed,
+            epoch,
+            canonical_ranks: self.options.canonical_ranks.unwrap_or(self.options.world_size),
+            shuffle_window: self.options.shuffle_window.unwrap_or(DEFAULT_SHUFFLE_WINDOW),
+            mode: self.options.mode,
+        }
+    }
+
     /// The order's settings: those of the loaded state, or the options'.
     fn order(&self, position: &mut Position) -> Result<(OrderSpec, Fingerprint)> {
         if let Some(order) = &position.order {
@@ -366,14 +390,7 @@ impl Loader {
                 position.pending = None;
                 resumed.spec
             }
-            None => OrderSpec {
-                counts,
-                seed: self.options.seed,
-                epoch: position.progress.epoch,
-                canonical_ranks: self.options.canonical_ranks.unwrap_or(self.options.world_size),
-                shuffle_window: self.options.shuffle_window.unwrap_or(DEFAULT_SHUFFLE_WINDOW),
-                mode: self.options.mode,
-            },
+            None => self.options_order(counts, position.progress.epoch),
         };
         if self.options.mode == OrderMode::Storage && self.options.world_size > 1 {
             self.place.reporter.announce(

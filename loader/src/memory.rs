@@ -66,11 +66,12 @@ impl Shares {
             }));
         }
         let left = free - scratch - fixed;
-        let reads = (left / 3).clamp(LEAST_READS, MOST_READS);
-        let values = if layout.has_values() { (left - reads) / 2 } else { 0 };
+        let reads = (left / 4).clamp(LEAST_READS, MOST_READS);
+        // A third of the rest is for more batches: a consumer may keep many small ones, and values have sizes of their own.
+        let more = (left - reads) / 3;
         Ok(Self {
             scratch: arena.region("decoders", scratch)?,
-            batches: arena.region("batches", (fixed + values).max(1))?,
+            batches: arena.region("batches", (fixed + more).max(1))?,
             reads: arena.region("reads", reads)?,
             index_bytes,
         })

@@ -16,12 +16,13 @@ use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::catalog::{Catalog, Found};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Ready, Stage};
 use crate::pipeline::row::{Done, Job, Workshop};
 use crate::pipeline::slot::{Layout, Slot};
-use crate::plan::{Cursor, EpochCut, Order, Page, Readers};
+use crate::plan::{Order, Page, Progress, Readers};
+use crate::walk::{Placed, Planned, Walk};
 
 /// The unit in which room for reads is counted.
 pub(crate) const ROOM_UNIT: u64 = 4096;
@@ -32,7 +33,7 @@ const PIECES_AT_ONCE: usize = 8;
 /// Makes the batches of one epoch, in order.
 pub(crate) struct Planner {
     pub(crate) shop: Arc<Workshop>,
-    pub(crate) cut: EpochCut,
+    pub(crate) walk: Walk,
     pub(crate) layout: Arc<Layout>,
     pub(crate) batches: Region,
     /// One permit for each batch between here and the consumer.
@@ -45,7 +46,7 @@ pub(crate) struct Planner {
 
 /// A batch on its way, or why there is none.
 enum Coming {
-    Batch { slot: Slot, rows: AbortOnDrop<Result<Vec<Done>>>, permit: OwnedSemaphorePermit },
+    Batch { slot: Slot, rows: AbortOnDrop<Result<Vec<Done>>>, permit: OwnedSemaphorePermit, after: Progress },
     Failed(Error),
 }
 
@@ -60,7 +61,7 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl Planner {
     /// Runs to the end of the epoch or to the first error, which comes behind the batches before it.
-    pub(crate) async fn run(self, ready: Arc<Ready>) {
+    pub(crate) async fn run(mut self, ready: Arc<Ready>) {
         let (coming, arrivals) = mpsc::channel(self.ahead.available_permits().max(1));
         let finish = finish(arrivals, self.batches.clone(), self.shop.clone(), ready);
         let walk = async {
@@ -72,48 +73,38 @@ impl Planner {
         tokio::join!(walk, finish);
     }
 
-    async fn walk(&self, coming: &mpsc::Sender<Coming>) -> Result<()> {
-        let mut cursor = Cursor::new(self.shop.order.clone());
-        for index in 0..self.cut.batches() {
+    async fn walk(&mut self, coming: &mpsc::Sender<Coming>) -> Result<()> {
+        for index in 0.. {
             let Ok(permit) = self.ahead.clone().acquire_owned().await else { return Ok(()) };
-            let Some(batch) = self.cut.batch(index) else { return Ok(()) };
-            self.reached.send_replace(batch.start);
-            let samples = self.find(&mut cursor, batch.positions()).await?;
+            let next = {
+                let _inside = self.shop.gauges.enter(Stage::Index);
+                self.walk.next(&self.shop.catalog).await?
+            };
+            let Some(Planned { samples, valid, start, after }) = next else { return Ok(()) };
+            self.reached.send_replace(start);
             let units = self.units(&samples)?;
-            let (rows, valid) = (samples.len(), batch.valid as usize);
             let (slot, cells) = {
                 let _inside = self.shop.gauges.enter(Stage::Memory);
-                Slot::allocate(&self.layout, &self.batches, (self.shop.epoch, index), rows, valid).await?
+                let at = (self.shop.spec.epoch, index);
+                Slot::allocate(&self.layout, &self.batches, at, samples.len(), valid).await?
             };
-            let rows = samples.into_iter().zip(cells).zip(units);
-            let rows =
-                rows.map(|(((position, sample), cells), units)| (Job { position, sample, cells }, units));
-            let rows = AbortOnDrop(tokio::spawn(self.fill(rows.collect())));
-            if coming.send(Coming::Batch { slot, rows, permit }).await.is_err() {
+            let jobs = samples.into_iter().zip(cells).zip(units).map(|((placed, cells), units)| {
+                let Placed { position, number, sample } = placed;
+                (Job { position, number, sample, cells }, units)
+            });
+            let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
+            if coming.send(Coming::Batch { slot, rows, permit, after }).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    async fn find(
-        &self,
-        cursor: &mut Cursor,
-        positions: impl ExactSizeIterator<Item = u64>,
-    ) -> Result<Vec<(u64, Found)>> {
-        let _inside = self.shop.gauges.enter(Stage::Index);
-        let mut samples = Vec::with_capacity(positions.len());
-        for position in positions {
-            samples.push((position, self.shop.catalog.find(cursor.at(position).sample).await?));
-        }
-        Ok(samples)
-    }
-
     /// What every row's reads take of the room; an error where one row, or rows that wait for each other, don't fit at all.
-    fn units(&self, samples: &[(u64, Found)]) -> Result<Vec<u32>> {
+    fn units(&self, samples: &[Placed]) -> Result<Vec<u32>> {
         let mut held = 0u64;
         let mut units = Vec::with_capacity(samples.len());
-        for (_, sample) in samples {
+        for Placed { sample, .. } in samples {
             let bytes = self.shop.room_bytes(sample);
             if self.layout.has_values() {
                 held += bytes;
@@ -175,10 +166,10 @@ async fn finish(
     while let Some(coming) = arrivals.recv().await {
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
-            Coming::Batch { slot, mut rows, permit } => {
+            Coming::Batch { slot, mut rows, permit, after } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|_| Err(Error::Closed));
                 let _inside = shop.gauges.enter(Stage::Assemble);
-                (assemble(slot, rows, &region).await, Some(permit))
+                (assemble(slot, rows, &region).await.map(|batch| (batch, after)), Some(permit))
             }
         };
         let failed = batch.is_err();

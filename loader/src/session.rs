@@ -76,6 +76,11 @@ impl Session {
             (arena.limit_bytes() / 2).max(4 * forebay_cache::object::BLOCK_BYTES as usize),
         )?;
         let origins = Arc::new(Origins::new(settings.storage_options.clone())?);
+        std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
+            path: dir.into(),
+            what: "it could not be made; name a cache_dir on a local disk that may be written".into(),
+            source: Arc::new(error),
+        })?;
         let (io, report) = forebay_cache::io::open(dir, IO_DEPTH)?;
         let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origins.clone(), io);
         options.runtime = Some(runtime.handle().clone());

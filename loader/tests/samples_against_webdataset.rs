@@ -1,5 +1,6 @@
 //! Grouping and brace lists against the Python package webdataset. Ignored where that package may be missing; run with
 //! `cargo test -p forebay-loader --test samples_against_webdataset -- --ignored`, FOREBAY_TEST_PYTHON naming an interpreter that has it.
+#![allow(clippy::unwrap_used)] // a test may, its helpers too
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The tar scanner against Python's tarfile: archives of every format, with odd names, written and listed by the standard library.
+#![allow(clippy::unwrap_used)] // a test may, its helpers too
 
 use std::fs;
 use std::path::Path;

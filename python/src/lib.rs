@@ -1,1 +1,35 @@
-//! What people import: thin.
+//! What people import, thin: the loader's calls for Python, and arrays that hand their memory over without a copy.
+//!
+//! Promises: the interpreter lock is released while anything waits; Ctrl-C is looked for ten times a second; an object of
+//! this module that a forked child inherits raises `ForkError` and never touches a lock of its parent. Arguments are
+//! checked and errors are classed in the package's Python half (`python/forebay`), whose names these are.
+
+use pyo3::prelude::*;
+
+mod array;
+mod batch;
+mod buffer;
+mod dlpack;
+mod error;
+mod fork;
+mod loader;
+mod notices;
+mod wait;
+
+/// The compiled half of the package `forebay`.
+#[pymodule]
+mod _forebay {
+    use super::*;
+
+    #[pymodule_export]
+    use super::array::{ArrayBase, Handle};
+    #[pymodule_export]
+    use super::loader::{Loader, available_threads, take_notices};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        notices::install();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("Array", array::class(module.py())?)
+    }
+}

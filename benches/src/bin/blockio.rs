@@ -4,13 +4,15 @@
 //! `cargo run --release -p forebay-bench --bin blockio -- --folder DIR`; the ratio of the medians is the result.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use forebay_bench::fio::Job;
+use forebay_bench::process::cpu_seconds;
+use forebay_bench::{median, mixed};
 use forebay_cache::granule::{granule_crcs, verify};
 use forebay_cache::io::{self, BlockIo, IoFile};
 use forebay_cache::memory::{Arena, Region, Slab, Unpinned};
@@ -37,7 +39,7 @@ struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Measurements of each kind, interleaved with fio's.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 6)]
     rounds: usize,
     /// Bytes per read.
     #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 128 << 10, 1 << 20, 4 << 20])]
@@ -67,13 +69,18 @@ fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Resul
         for &size in &args.sizes {
             ensure!(size.is_multiple_of(GRANULE_BYTES as usize), "{size} bytes are not whole granules");
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for _ in 0..args.rounds {
-                ours.push(read(args, engine, data, size, random)?);
-                if !args.without_fio {
-                    theirs.push(fio(args, path, size, random)?);
+            for round in 0..args.rounds {
+                // Taking turns at being first: a disk behind a rate limiter is faster after a rest.
+                let fio_first = round % 2 == 1;
+                for turn in [fio_first, !fio_first] {
+                    match turn {
+                        true if args.without_fio => {}
+                        true => theirs.push(fio(args, path, size, random)?),
+                        false => ours.push(read(args, engine, data, size, random)?),
+                    }
                 }
             }
-            let (ours, theirs) = (median(ours), median(theirs));
+            let (ours, theirs) = (middle(&ours), middle(&theirs));
             println!(
                 "{:10} {size:>7} {:>14.3} {:>10.3} {:>7.3}   {:.3}, {:.3}",
                 if random { "random" } else { "sequential" },
@@ -88,15 +95,16 @@ fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Resul
     Ok(())
 }
 
-#[derive(Clone, Copy, Default)]
 struct Figure {
     gb_per_s: f64,
     cores_per_gb: f64,
 }
 
-fn median(mut figures: Vec<Figure>) -> Figure {
-    figures.sort_by(|a, b| a.gb_per_s.total_cmp(&b.gb_per_s));
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
+fn middle(figures: &[Figure]) -> Figure {
+    Figure {
+        gb_per_s: median(figures.iter().map(|figure| figure.gb_per_s)),
+        cores_per_gb: median(figures.iter().map(|figure| figure.cores_per_gb)),
+    }
 }
 
 /// The file and the checksums of its granules.
@@ -145,7 +153,7 @@ fn region(bytes: usize) -> Result<Region> {
     Ok(Arena::new(bytes as u64, Arc::new(Unpinned))?.region("reads", bytes)?)
 }
 
-/// xorshift64: which block comes next, and bytes that no disk compresses.
+/// xorshift64: bytes that no disk compresses.
 fn next(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;
@@ -158,7 +166,7 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
     let blocks = data.bytes / size as u64;
     let place = || {
         let turn = cursor.fetch_add(1, Ordering::Relaxed);
-        let block = if random { next(next(next(turn + 1))) } else { turn };
+        let block = if random { mixed(turn) } else { turn };
         block % blocks * size as u64
     };
     let end = Duration::from_secs_f64(args.seconds);
@@ -197,32 +205,11 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
     Ok(Figure { gb_per_s: gb / seconds, cores_per_gb: (cpu_seconds()? - cpu) / gb })
 }
 
-/// User and system time of this process, in seconds.
-fn cpu_seconds() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks =
-        |at: usize| fields.get(at).context("a field of /proc/self/stat").and_then(|f| Ok(f.parse::<f64>()?));
-    // Linux shows times in hundredths of a second.
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
-}
-
 fn fio(args: &Args, path: &Path, size: usize, random: bool) -> Result<Figure> {
-    let output = Command::new("fio")
-        .args(["--name=x", "--direct=1", "--ioengine=io_uring", "--time_based", "--output-format=json"])
-        .arg(format!("--filename={}", path.display()))
-        .arg(format!("--size={}g", args.gib))
-        .arg(format!("--rw={}", if random { "randread" } else { "read" }))
-        .arg(format!("--bs={size}"))
-        .arg(format!("--iodepth={}", args.depth))
-        .arg(format!("--runtime={}", args.seconds.ceil()))
-        .output()
-        .context("fio could not be started: install it, or pass --without-fio")?;
-    ensure!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let job = &answer["jobs"][0];
-    let number = |value: &serde_json::Value| value.as_f64().context("a number in fio's answer");
-    let gb_per_s = number(&job["read"]["bw_bytes"])? / 1e9;
-    let cores = (number(&job["usr_cpu"])? + number(&job["sys_cpu"])?) / 100.0;
-    Ok(Figure { gb_per_s, cores_per_gb: cores / gb_per_s })
+    let (depth, seconds) = (args.depth, args.seconds);
+    let answer = Job { files: vec![path.into()], block_bytes: size, depth, seconds, random }.run()?;
+    Ok(Figure {
+        gb_per_s: answer.gb_per_s,
+        cores_per_gb: answer.cpu_seconds / (answer.gb_per_s * answer.seconds),
+    })
 }

@@ -34,6 +34,8 @@ struct Batch {
     blocks: Vec<BlockId>,
     /// Objects without blocks, of which aux files may be left.
     empty: Vec<ObjectId>,
+    /// Good blocks that make room, not what was left of failures: a full disk may be tried again.
+    chosen: bool,
     /// Objects go as a whole with their last block, even where the plan refers to them.
     thorough: bool,
 }
@@ -102,7 +104,7 @@ impl Shared {
             Choice::Load(id) => Some((Batch::default(), Some(id))),
             Choice::Remove { blocks, empty } => {
                 let blocks = self.retire(state, blocks);
-                Some((Batch { blocks, empty, thorough: false }, None))
+                Some((Batch { blocks, empty, thorough: false, chosen: true }, None))
             }
             Choice::Nothing => {
                 state.set_stuck(true);
@@ -131,7 +133,7 @@ impl Shared {
     }
 
     fn evict(&self, what: Evict) -> u64 {
-        let before = self.state.lock().quota.used();
+        let before = self.state.lock().quota.files();
         match what {
             Evict::All => {
                 let ids: Vec<_> = self.state.lock().objects.keys().copied().collect();
@@ -141,7 +143,7 @@ impl Shared {
             Evict::DownTo { bytes } => self.evict_down_to(bytes),
         }
         self.tell_room();
-        before.saturating_sub(self.state.lock().quota.used())
+        before.saturating_sub(self.state.lock().quota.files())
     }
 
     fn evict_object(&self, id: &ObjectId) {
@@ -157,7 +159,7 @@ impl Shared {
         let blocks = free.map(|(&index, _)| BlockId { object: *id, index }).collect();
         let blocks = self.retire(&mut state, blocks);
         drop(state);
-        self.remove(Batch { blocks, empty: vec![*id], thorough: true });
+        self.remove(Batch { blocks, empty: vec![*id], thorough: true, chosen: true });
     }
 
     fn evict_down_to(&self, bytes: u64) {
@@ -176,7 +178,7 @@ impl Shared {
                 Choice::Remove { blocks, empty } => {
                     let blocks = self.retire(&mut state, blocks);
                     drop(state);
-                    self.remove(Batch { blocks, empty, thorough: false });
+                    self.remove(Batch { blocks, empty, thorough: false, chosen: true });
                 }
             }
         }
@@ -211,6 +213,9 @@ impl Shared {
                 self.punch_all(&id, &indexes)
             };
             self.settle_removal(&id, &indexes, whole.contains(&id), &result);
+        }
+        if batch.chosen {
+            self.state.lock().health.freed();
         }
     }
 
@@ -297,7 +302,6 @@ impl Shared {
             }
             self.measure(&mut state, id);
         }
-        state.health.freed();
         state.set_stuck(false);
         self.answer(&mut state);
     }

@@ -46,6 +46,18 @@ impl Grant {
         Self { file, object, range, blocks, guard }
     }
 
+    /// The same right, block by block: where a read of several fails, one of them is to blame.
+    pub fn split(&self) -> Vec<Self> {
+        let one = |block: &BlockGrant| Self {
+            file: self.file.clone(),
+            object: self.object.clone(),
+            range: self.range.intersect(self.object.block_range(block.index)),
+            blocks: vec![block.clone()],
+            guard: self.guard.clone(),
+        };
+        self.blocks.iter().map(one).collect()
+    }
+
     /// What keeps the blocks in place.
     pub fn guard(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.guard

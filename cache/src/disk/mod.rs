@@ -52,7 +52,7 @@ use state::State;
 use writer::IndexWriter;
 
 /// What the plan wants with a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Advice {
     /// Nothing is known; goes first, the least recently used object before others.
     #[default]
@@ -217,6 +217,8 @@ impl Disk {
         }
         let flushed = self.shared.writer.flush().await;
         self.shared.end();
+        let shared = self.shared.clone();
+        self.shared.blocking(move || shared.index.close()).await?;
         drop(self.shared.lock.lock().take());
         match flushed {
             Ok(Err(error)) => Err(Error::Disk {

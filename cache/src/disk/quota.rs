@@ -34,6 +34,11 @@ impl Quota {
         self.limit
     }
 
+    /// Bytes of objects and aux files.
+    pub(super) fn files(&self) -> u64 {
+        self.files
+    }
+
     /// Everything that counts.
     pub(super) fn used(&self) -> u64 {
         self.files + self.fixed + self.index + self.reserved

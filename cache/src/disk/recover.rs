@@ -54,6 +54,8 @@ impl Shared {
     fn sum_up(&self) -> io::Result<Found> {
         let mut found = Found::default();
         found.fixed += allocated_at(self.layout.dir());
+        // Its files are empty.
+        found.fixed += allocated_at(&self.layout.dir().join(crate::share::lock::CLIENTS));
         for entry in std::fs::read_dir(self.layout.dir())? {
             let entry = entry?;
             let meta = entry.metadata()?;

@@ -1,12 +1,12 @@
 //! What the program's commands ask of the folder and get told.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::object::{BlockId, ObjectId};
 use crate::stats::DiskState;
 
 /// What to remove.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Evict {
     /// Everything.
     All,
@@ -44,7 +44,7 @@ pub struct Progress {
 }
 
 /// An object of which something is cached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CachedObject {
     /// Its identity.
     pub id: ObjectId,
@@ -59,7 +59,7 @@ pub struct CachedObject {
 }
 
 /// What the folder holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The folder.
     pub dir: std::path::PathBuf,

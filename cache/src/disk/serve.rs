@@ -18,6 +18,12 @@ use crate::io::IoFile;
 use crate::object::{BLOCK_BYTES, BlockId, ByteRange, ObjectId, ObjectMeta};
 use crate::stats::count;
 
+/// Indexes of blocks, with the crcs of their pages.
+type Crcs = Vec<(u32, u32)>;
+
+/// Pages of checksums by block, of one object.
+type PagesOf = HashMap<u32, Arc<CrcPage>>;
+
 /// Holds blocks of one object in place.
 struct Pins {
     shared: Arc<Shared>,
@@ -99,6 +105,12 @@ impl Disk {
         }
     }
 
+    /// Counts a read of several blocks that failed; which of them is to blame is not known yet.
+    pub(crate) fn failed(&self, error: &io::Error) {
+        count(&self.shared.counters.io_errors);
+        self.shared.state.lock().health.failed(error, Instant::now());
+    }
+
     /// Notes that a read worked.
     pub(crate) fn worked(&self) {
         self.shared.state.lock().health.worked();
@@ -164,6 +176,9 @@ impl Shared {
 
     /// The index can't be read: nothing is admitted, and the next start makes a new one.
     fn index_is_broken(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::NotConnected {
+            return; // It was closed.
+        }
         tracing::error!(%error, "the block index can't be read");
         count(&self.counters.io_errors);
         self.state.lock().health.index_failed(Instant::now());
@@ -175,7 +190,7 @@ impl Shared {
     }
 
     /// Pins the present blocks of `range`; none where there is none. Gives their indexes and the crcs of their pages.
-    fn pin(self: &Arc<Self>, id: &ObjectId, range: ByteRange) -> Option<(Arc<Pins>, Vec<(u32, u32)>)> {
+    fn pin(self: &Arc<Self>, id: &ObjectId, range: ByteRange) -> Option<(Arc<Pins>, Crcs)> {
         let mut state = self.state.lock();
         let blocks = state.objects.get_mut(id)?.blocks.as_mut()?;
         let mut found = Vec::new();
@@ -206,7 +221,7 @@ impl Shared {
         file: Option<Arc<IoFile>>,
         crcs: &[(u32, u32)],
         mut pages: HashMap<u32, Arc<CrcPage>>,
-    ) -> Option<(Arc<IoFile>, HashMap<u32, Arc<CrcPage>>)> {
+    ) -> Option<(Arc<IoFile>, PagesOf)> {
         let opened = match file {
             Some(file) => Ok(file),
             None => IoFile::open(&self.layout.data(id), false).map(Arc::new),

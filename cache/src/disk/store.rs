@@ -12,7 +12,7 @@ use super::health::is_full;
 use super::index::{Change, ObjectRecord, name_key};
 use super::layout::{self, allocated, allocated_at};
 use super::quota::{BLOCK_OVERHEAD, OBJECT_OVERHEAD};
-use super::state::{Block, Object, Phase, now_seconds};
+use super::state::{Block, Phase, now_seconds};
 use super::{Disk, Shared};
 use crate::error::Result;
 use crate::io::IoFile;
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     fn enter_writing(&self, state: &mut super::State, object: &Arc<ObjectMeta>, block: BlockId) {
-        let entry = state.objects.entry(object.id).or_insert_with(Object::default);
+        let entry = state.objects.entry(object.id).or_default();
         if entry.record.version.is_none() {
             entry.record = ObjectRecord::of(object, now_seconds());
         }
@@ -163,7 +163,7 @@ impl Shared {
     fn write_page(&self, object: &ObjectMeta, index: u32, file: &IoFile, page: &CrcPage) -> io::Result<()> {
         let crc = open_crc(&self.layout.crc(&object.id), false)?;
         crc.write_all_at(page.as_bytes(), u64::from(index) * PAGE_BYTES as u64)?;
-        if index + 1 == object.blocks() && object.size_bytes % GRANULE_BYTES != 0 {
+        if index + 1 == object.blocks() && !object.size_bytes.is_multiple_of(GRANULE_BYTES) {
             file.file().set_len(object.size_bytes)?;
         }
         Ok(())

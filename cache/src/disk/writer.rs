@@ -111,7 +111,7 @@ fn run(index: &Index, receiver: &Receiver<Message>, written: &dyn Fn(Result<(), 
         };
         if failure.is_none() && !group.is_empty() {
             let result = index.apply(&group);
-            written(result.as_ref().map(|()| ()));
+            written(result.as_ref().copied());
             failure = result.err().map(Arc::new);
         }
         (group, bytes, first) = (Vec::new(), 0, None);

@@ -6,6 +6,7 @@
 
 mod blocking;
 mod file;
+mod hold;
 mod probe;
 mod queue;
 mod transfer;
@@ -13,6 +14,7 @@ mod uring;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -21,6 +23,7 @@ use crate::memory::{Lease, Slab};
 
 pub use blocking::Blocking;
 pub use file::{Alignment, IoFile};
+pub use hold::Held;
 pub use probe::{ENGINE_VARIABLE, Report, open, open_with};
 pub use uring::{Options, Uring};
 
@@ -34,8 +37,18 @@ pub trait BlockIo: Send + Sync + fmt::Debug {
         operations.into_iter().for_each(|operation| self.submit(operation));
     }
 
+    /// Keeps a file open, and a lock on it, until the kernel has finished what was submitted, also when this process is
+    /// killed; ends with the returned value. Blocks for a moment.
+    fn hold(&self, file: OwnedFd) -> io::Result<Held> {
+        Ok(Held::by_process(file))
+    }
+
     /// What runs, for `stats` and `doctor`: "io_uring" or "blocking".
     fn engine(&self) -> &'static str;
+
+    /// In a forked child: closes what the engine's threads, which don't exist here, had open, so that the child keeps neither
+    /// a ring nor the lock that it holds. Does nothing in the process that built the engine. Dropping the engine does it too.
+    fn close_in_forked_child(&self) {}
 }
 
 /// One read or write on its way, with its buffer.

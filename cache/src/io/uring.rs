@@ -25,9 +25,11 @@ use std::thread::JoinHandle;
 use io_uring::{IoUring, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::hold::{EMPTY, Held, Holds, SLOTS};
 use super::queue::{Queue, ended};
 use super::transfer::{Next, Transfer};
 use super::{BlockIo, Operation};
+use crate::share::fork::NotInChildren;
 
 /// Marks the completion of the eventfd's read; slots count from zero.
 const WAKE: u64 = u64::MAX;
@@ -62,6 +64,7 @@ pub struct Uring {
 struct Handle {
     queue: Arc<Queue>,
     wake: Arc<OwnedFd>,
+    holds: Arc<Holds>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -73,10 +76,12 @@ impl Uring {
         for index in 0..options.threads.max(1) {
             let queue = Arc::new(Queue::new());
             let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+            let holds = Arc::new(Holds::new(options.hold.is_some()));
             let (report, started) = sync_channel(1);
             let run = {
-                let (queue, wake, options) = (queue.clone(), wake.clone(), options.clone());
-                move || match Driver::new(queue, wake, &options) {
+                let (queue, wake, holds, options) =
+                    (queue.clone(), wake.clone(), holds.clone(), options.clone());
+                move || match Driver::new(queue, wake, holds, &options) {
                     Ok((mut driver, flags)) => {
                         drop(report.send(Ok(flags)));
                         driver.run();
@@ -85,7 +90,7 @@ impl Uring {
                 }
             };
             let thread = std::thread::Builder::new().name(format!("forebay-uring-{index}")).spawn(run)?;
-            engine.threads.push(Handle { queue, wake, thread: Some(thread) });
+            engine.threads.push(Handle { queue, wake, holds, thread: Some(thread) });
             // The ring is built on its thread: SINGLE_ISSUER binds it to the one that creates it.
             engine.flags = started.recv().unwrap_or_else(|_| Err(ended()))?;
         }
@@ -114,6 +119,15 @@ impl BlockIo for Uring {
 
     fn submit_all(&self, operations: Vec<Operation>) {
         self.push(operations);
+    }
+
+    fn hold(&self, file: OwnedFd) -> io::Result<Held> {
+        let file = Arc::new(file);
+        let hold = |handle: &Handle| {
+            let eventfd = handle.wake.clone();
+            handle.holds.hold(&file, move || wake(&eventfd))
+        };
+        Ok(Held::by_rings(self.threads.iter().map(hold).collect::<io::Result<_>>()?))
     }
 
     fn engine(&self) -> &'static str {
@@ -182,32 +196,47 @@ struct Flight {
 
 /// What one I/O thread owns.
 struct Driver {
+    /// A child's copy of the ring would keep it, and the locks that it holds, alive. Dropped before the ring.
+    _not_in_children: NotInChildren,
     ring: IoUring,
     queue: Arc<Queue>,
     wake: Arc<OwnedFd>,
     /// Where the kernel puts the eventfd's count; on the heap, since the driver may move.
     wake_count: Box<u64>,
     wake_armed: bool,
+    holds: Arc<Holds>,
     slots: Vec<Option<Flight>>,
     free: Vec<usize>,
 }
 
 impl Driver {
-    fn new(queue: Arc<Queue>, wake: Arc<OwnedFd>, options: &Options) -> io::Result<(Self, &'static str)> {
+    fn new(
+        queue: Arc<Queue>,
+        wake: Arc<OwnedFd>,
+        holds: Arc<Holds>,
+        options: &Options,
+    ) -> io::Result<(Self, &'static str)> {
         let depth = options.depth.clamp(1, 1024);
         // One entry each, and one for the eventfd: neither of the ring's queues can overflow.
         let (mut ring, flags) = build(u32::try_from(depth + 1).unwrap_or(u32::MAX))?;
         enters(&mut ring)?;
+        let mut files = [EMPTY; SLOTS];
         if let Some(hold) = &options.hold {
-            ring.submitter().register_files(&[hold.as_raw_fd()])?;
+            files[0] = hold.as_raw_fd();
         }
+        ring.submitter().register_files(&files)?;
+        let _not_in_children = NotInChildren::watch(ring.as_raw_fd())?;
         let slots = std::iter::repeat_with(|| None).take(depth).collect();
         let free = (0..depth).rev().collect();
-        Ok((Self { ring, queue, wake, wake_count: Box::new(0), wake_armed: false, slots, free }, flags))
+        let wake_count = Box::new(0);
+        let driver =
+            Self { ring, queue, wake, wake_count, wake_armed: false, holds, _not_in_children, slots, free };
+        Ok((driver, flags))
     }
 
     fn run(&mut self) {
         loop {
+            self.holds.apply(&self.ring.submitter());
             let (operations, open) = self.queue.take(self.free.len());
             operations.into_iter().for_each(|operation| self.start(operation));
             if !open && self.in_flight() == 0 {
@@ -328,6 +357,7 @@ impl Drop for Driver {
     /// Waits until the kernel holds no buffer, also when the thread unwinds; leaks what it can't wait for.
     fn drop(&mut self) {
         self.queue.abandon();
+        self.holds.end();
         if self.wake_armed {
             wake(&self.wake);
         }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -71,6 +72,23 @@ impl Mapping {
         Ok((Self { start, len, pinned }, refused))
     }
 
+    /// Maps memory that other processes can read through the descriptor that comes along. It can't shrink under the mapping.
+    fn shared(len: usize) -> io::Result<(Self, OwnedFd)> {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+        let fd = memfd_create("forebay", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, len as u64)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing; its file is new and sealed against
+        // shrinking, so every page of it exists.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, &fd, 0)? };
+        // SAFETY: the range was just mapped. A forked child has no business in it.
+        unsafe { madvise(start, len, Advice::LinuxDontFork)? };
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((Self { start, len, pinned: None }, fd))
+    }
+
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.len, "offset {offset} lies outside the arena");
         // SAFETY: inside the mapping, or one past its end.
@@ -114,12 +132,20 @@ impl Arena {
             return Err(refused(io::ErrorKind::InvalidInput.into()));
         }
         let (mapping, pin_refused) = Mapping::new(limit, host).map_err(refused)?;
-        Ok(Self {
-            mapping: Arc::new(mapping),
-            limit,
-            free: Arc::new(Mutex::new(vec![(0, limit)])),
-            pin_refused,
-        })
+        Ok(Self::over(mapping, limit, pin_refused))
+    }
+
+    /// Memory that another process reads through the descriptor: byte `n` of it is byte `n` of the file, and
+    /// [`Region::offset_of`] tells where a lease lies. Other processes are trusted not to write.
+    pub(crate) fn shared(limit_bytes: usize) -> io::Result<(Self, OwnedFd)> {
+        let limit = limit_bytes.next_multiple_of(super::region::PAGE);
+        let (mapping, fd) = Mapping::shared(limit)?;
+        Ok((Self::over(mapping, limit, None), fd))
+    }
+
+    fn over(mapping: Mapping, limit: usize, pin_refused: Option<io::Error>) -> Self {
+        let free = Arc::new(Mutex::new(vec![(0, limit)]));
+        Self { mapping: Arc::new(mapping), limit, free, pin_refused }
     }
 
     /// Sets `bytes` (rounded up to pages) aside for one stage, called `what` in errors. Given back when the region and
@@ -173,6 +199,13 @@ pub(super) struct Extent {
 impl Extent {
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Where in the whole mapping these bytes lie; none where they lie outside this extent.
+    pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<u64> {
+        let (start, at) = (self.at(0).as_ptr() as usize, bytes.as_ptr() as usize);
+        let inside = at >= start && at + bytes.len() <= start + self.len;
+        inside.then(|| (at - self.mapping.start.as_ptr() as usize) as u64)
     }
 
     /// Address of byte `offset` of this extent.

@@ -74,6 +74,11 @@ impl Region {
         self.shared.take(&mut state, pages, bytes)
     }
 
+    /// Where a lease lies in the memory that this region was carved from; none where it is not this region's.
+    pub(crate) fn offset_of(&self, lease: &Lease) -> Option<u64> {
+        self.shared.extent.offset_of(lease)
+    }
+
     /// Bytes of the region, used or not.
     pub fn capacity_bytes(&self) -> usize {
         self.shared.extent.len()

@@ -12,7 +12,8 @@ use super::secret::Secrets;
 use crate::error::{Cause, Error};
 use crate::object::{ByteRange, Location, ObjectMeta};
 
-/// The bytes of one attempt: those asked for, in order, and none beyond them; an early end is a cut connection.
+/// The bytes of one attempt: those asked for, in order, and none beyond them; an early end is a cut
+/// connection.
 pub(super) type Body = BoxStream<'static, Result<Bytes, Fault>>;
 
 /// A store, seen one request at a time: no retries and no patience of its own.
@@ -20,10 +21,12 @@ pub(super) trait Store: Send + Sync + fmt::Debug + 'static {
     /// Size and version.
     fn head(&self, location: &Location) -> BoxFuture<'static, Result<ObjectMeta, Fault>>;
 
-    /// Asks for a range that isn't empty and lies inside the object; the answer is checked to be of this version.
+    /// Asks for a range that isn't empty and lies inside the object; the answer is checked to be of this
+    /// version.
     fn open(&self, object: &ObjectMeta, range: ByteRange) -> BoxFuture<'static, Result<Body, Fault>>;
 
-    /// Objects below a prefix, in the order of their keys where the listing can fail halfway; only those behind `after`.
+    /// Objects below a prefix, in the order of their keys where the listing can fail halfway; only those
+    /// behind `after`.
     fn list(
         &self,
         prefix: &Location,

@@ -1,7 +1,7 @@
 //! Azure Blob Storage: where credentials and endpoint come from.
 //!
-//! In order: storage_options (a connection string among them), the environment, and last the machine's managed identity. A custom endpoint
-//! without credentials is asked unsigned, and that is said.
+//! In order: storage_options (a connection string among them), the environment, and last the machine's
+//! managed identity. A custom endpoint without credentials is asked unsigned, and that is said.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

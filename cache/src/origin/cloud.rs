@@ -1,4 +1,5 @@
-//! S3, GCS and Azure: one attempt through the `object_store` crate, every answer checked to be of the version that was asked for.
+//! S3, GCS and Azure: one attempt through the `object_store` crate, every answer checked to be of the version
+//! that was asked for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ struct Shared {
     root: String,
     secrets: Secrets,
     probe: Option<Probe>,
-    probed: OnceCell<Result<()>>,
+    probed: OnceCell<()>,
 }
 
 impl fmt::Debug for Cloud {
@@ -74,10 +75,11 @@ impl Cloud {
 }
 
 impl Shared {
-    /// Where only a metadata service can have credentials, it is asked once, with a short limit, before the first request.
+    /// Where only a metadata service can have credentials, it is asked with a short limit before the first
+    /// request.
     async fn ready(&self) -> Result<(), Fault> {
         let Some(probe) = &self.probe else { return Ok(()) };
-        let asked = self.probed.get_or_init(|| async {
+        let asked = self.probed.get_or_try_init(|| async {
             let why = match tokio::time::timeout(METADATA_LIMIT, probe()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => Said::scrubbed(&error, &self.secrets).to_string(),
@@ -89,7 +91,7 @@ impl Shared {
                  gave none ({why}); set them, or \"skip_signature\": \"true\" for public data"
             )))
         });
-        asked.await.clone().map_err(Fault::Unusable)
+        asked.await.copied().map_err(Fault::Unusable)
     }
 
     fn path(&self, location: &Location) -> Result<Path, Fault> {

@@ -1,7 +1,8 @@
 //! Google Cloud Storage: where credentials and endpoint come from.
 //!
-//! In order: storage_options, GOOGLE_APPLICATION_CREDENTIALS, gcloud's own file, and last the machine's metadata service. A custom endpoint
-//! (STORAGE_EMULATOR_HOST) without credentials is asked unsigned, and that is said.
+//! In order: storage_options, GOOGLE_APPLICATION_CREDENTIALS, gcloud's own file, and last the machine's
+//! metadata service. A custom endpoint (STORAGE_EMULATOR_HOST) without credentials is asked unsigned, and
+//! that is said.
 
 use std::path::Path;
 use std::sync::Arc;

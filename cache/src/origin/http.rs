@@ -1,9 +1,9 @@
 //! Plain HTTP(S) servers: ranges where they have them, and the right bytes where they don't.
 //!
-//! A version is the entity tag, else the modification time (to the second) with the size; a server that tells neither is refused, since a
-//! replaced object couldn't be told from the cached one. Every answer is compared with what is expected, also where the condition was sent
-//! along. A server that ignores `Range` sends the object from its first byte for every range: what comes before is thrown away, which is
-//! slow, and said.
+//! A version is the entity tag, else the modification time (to the second) with the size; a server that tells
+//! neither is refused, since a replaced object couldn't be told from the cached one. Every answer is compared
+//! with what is expected, also where the condition was sent along. A server that ignores `Range` sends the
+//! object from its first byte for every range: what comes before is thrown away, which is slow, and said.
 
 use std::fmt;
 use std::sync::Arc;
@@ -90,7 +90,8 @@ impl Shared {
         self.client.execute(request).await.map_err(|why| Fault::again(Said::scrubbed(&why, &self.secrets)))
     }
 
-    /// By a range of one byte: signed URLs are often good for GET alone, and the answer tells whether the server has ranges.
+    /// By a range of one byte: signed URLs are often good for GET alone, and the answer tells whether the
+    /// server has ranges.
     async fn head(&self, location: Location) -> Result<ObjectMeta, Fault> {
         let response = self.send(Method::GET, &location, &[(header::RANGE, "bytes=0-0".into())]).await?;
         let size = match response.status() {

@@ -1,12 +1,13 @@
 //! Local folders and mounted file systems.
 //!
-//! A version is modification time (nanoseconds), inode and size; on FUSE mounts without the inode, whose numbers change with every mount there. The
-//! file is checked before its first byte and after its last one, so a file rewritten while it is read is an error. Symbolic links are followed. A
-//! file rewritten in place within one tick of the file system's clock can't be seen: replace files by renaming others over them.
+//! A version is modification time (nanoseconds), inode and size; on FUSE mounts without the inode, whose
+//! numbers change with every mount there. The file is checked before its first byte and after its last one,
+//! so a file rewritten while it is read is an error. Symbolic links are followed. A file rewritten in place
+//! within one tick of the file system's clock can't be seen: replace files by renaming others over them.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,7 +93,8 @@ fn blocking<T: Send + 'static>(
 }
 
 fn open_file(path: &Path, location: &Location) -> Result<(File, ObjectMeta), Fault> {
-    let file = File::open(path).map_err(fault)?;
+    // Not to wait where a pipe stands instead of a file.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fault)?;
     let found = file.metadata().map_err(fault)?;
     if !found.is_file() {
         let what = if found.is_dir() { "a folder" } else { "no regular file" };
@@ -147,7 +149,8 @@ fn fault(error: io::Error) -> Fault {
     }
 }
 
-/// Every regular file below a folder; `above` holds the folders on the way down, so that a circle of links ends.
+/// Every regular file below a folder; `above` holds the folders on the way down, so that a circle of links
+/// ends.
 fn walk(
     folder: &Path,
     above: &mut Vec<(u64, u64)>,

@@ -106,6 +106,15 @@ async fn a_folder_is_no_object_and_the_error_says_so() {
 }
 
 #[tokio::test]
+async fn a_pipe_is_no_object_and_nobody_waits_for_it() {
+    let folder = Folder::new();
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, folder.path("pipe"), kind, 0o600.into(), 0).unwrap();
+    let error = folder.origin().head(&folder.locate("pipe")).await.unwrap_err();
+    assert!(error.to_string().contains("no regular file"), "{error}");
+}
+
+#[tokio::test]
 async fn names_that_are_no_text_are_read() {
     use std::os::unix::ffi::OsStrExt;
     let folder = Folder::new();

@@ -39,10 +39,12 @@ impl Family {
     }
 }
 
-/// Makes a URL or a path absolute: `s3://bucket/key`, `gs://`, `az://`, `abfss://`, `https://`, `file://`, or a path of this machine.
+/// Makes a URL or a path absolute: `s3://bucket/key`, `gs://`, `az://`, `abfss://`, `https://`, `file://`, or
+/// a path of this machine.
 ///
-/// Keys of S3, GCS and Azure are taken as they stand, as those clouds' own tools do; `file://` and HTTP URLs are percent-encoded.
-/// Other spellings of one scheme become one (`s3a` is `s3`), so that one object has one identity.
+/// Keys of S3, GCS and Azure are taken as they stand, as those clouds' own tools do; `file://` and HTTP URLs
+/// are percent-encoded. Other spellings of one scheme become one (`s3a` is `s3`), so that one object has one
+/// identity.
 ///
 /// ```
 /// let location = forebay_cache::origin::resolve("s3a://photos/train-000000.tar")?;
@@ -51,7 +53,8 @@ impl Family {
 /// ```
 ///
 /// # Errors
-/// [`Error::Config`] where the scheme is unknown, a bucket or host is missing, or the URL holds a user or a password.
+/// [`Error::Config`] where the scheme is unknown, a bucket or host is missing, or the URL holds a user or a
+/// password.
 pub fn resolve(url: &str) -> Result<Location> {
     if url.is_empty() {
         return Err(Error::config("an empty string is not a URL or a path"));
@@ -109,7 +112,8 @@ fn file_url(rest: &str) -> Result<Location> {
     path_location(Path::new(OsStr::from_bytes(&bytes)))
 }
 
-/// `abfss://container@account.host/` is Azure's own spelling and no credential; elsewhere whatever stands before `@` may be one, and isn't shown.
+/// `abfss://container@account.host/` is Azure's own spelling and no credential; elsewhere whatever stands
+/// before `@` may be one, and isn't shown.
 fn refuse_credentials(family: Family, scheme: &str, authority: &str) -> Result<()> {
     let Some((before, host)) = authority.rsplit_once('@') else { return Ok(()) };
     if family == Family::Azure && scheme != "az" && !before.contains([':', '@']) {

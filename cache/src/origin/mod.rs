@@ -1,8 +1,9 @@
 //! Ranged reads of object stores: retried, with If-Match on every range; one file per family of stores.
 //!
-//! [`resolve`] makes a URL absolute, [`Origins`] finds its store, and an [`Origin`] reads it. Inside, a store makes one attempt and says how it
-//! failed (`attempt`), and `retry` decides what to do about it, the same for all. What is promised: bytes of exactly one version, complete or an
-//! error, and no credentials in anything that is said. Cutting reads into ranges, and how many run at once, is left to the caller.
+//! [`resolve`] makes a URL absolute, [`Origins`] finds its store, and an [`Origin`] reads it. Inside, a store
+//! makes one attempt and says how it failed (`attempt`), and `retry` decides what to do about it, the same
+//! for all. What is promised: bytes of exactly one version, complete or an error, and no credentials in
+//! anything that is said. Cutting reads into ranges, and how many run at once, is left to the caller.
 
 mod attempt;
 mod azure;
@@ -40,8 +41,9 @@ pub trait Origin: Send + Sync + fmt::Debug {
     /// Every object under a prefix (recursive), unordered, as a stream.
     fn list(&self, prefix: &Location) -> BoxStream<'_, Result<ObjectMeta>>;
 
-    /// The bytes of `range` of exactly this version, in order, in chunks as they arrive; complete or an error, never
-    /// short. Retries and resumes inside; a changed object is [`Error::Changed`](crate::Error::Changed).
+    /// The bytes of `range` of exactly this version, in order, in chunks as they arrive; complete or an
+    /// error, never short. Retries and resumes inside; a changed object is
+    /// [`Error::Changed`](crate::Error::Changed).
     fn get(&self, object: &ObjectMeta, range: ByteRange) -> BoxStream<'static, Result<Bytes>>;
 
     /// "s3", "local", ... for stats.

@@ -1,6 +1,7 @@
 //! `storage_options` and the environment: one name for every setting, whatever people call it.
 //!
-//! An option that nobody knows is an error that lists near ones; an empty value counts as not given. Values are never shown.
+//! An option that nobody knows is an error that lists near ones; an empty value counts as not given. Values
+//! are never shown.
 
 use std::collections::BTreeMap;
 use std::fmt;

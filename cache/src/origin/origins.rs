@@ -66,7 +66,8 @@ impl Origins {
     /// Takes `storage_options` and this process's environment; opens nothing yet.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for an option that nobody knows (near ones are listed) or a value that can't be read.
+    /// [`Error::Config`](crate::Error::Config) for an option that nobody knows (near ones are listed) or a
+    /// value that can't be read.
     pub fn new(storage_options: BTreeMap<String, String>) -> Result<Self> {
         Self::with_environment(
             storage_options,
@@ -93,12 +94,14 @@ impl Origins {
     /// The store that holds this object.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) where its settings can't work: half a key, an unusable endpoint, no credentials.
+    /// [`Error::Config`](crate::Error::Config) where its settings can't work: half a key, an unusable
+    /// endpoint, no credentials.
     pub fn get(&self, location: &Location) -> Result<Arc<dyn Origin>> {
         Ok(Arc::new(self.store(location)?))
     }
 
-    /// What a user should know about the stores opened so far: requests sent unsigned, a server without ranges.
+    /// What a user should know about the stores opened so far: requests sent unsigned, a server without
+    /// ranges.
     pub fn notes(&self) -> Vec<String> {
         self.notes.0.lock().clone()
     }

@@ -49,6 +49,32 @@ fn a_key_the_store_library_would_change_is_refused_not_changed() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_metadata_service_that_never_answers_ends_in_an_error_that_says_what_to_set() {
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", service.local_addr().unwrap());
+    let environment = map(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url)]);
+    let origins = Origins::with_environment(map(&[]), environment).unwrap();
+    let said = origins.head(&resolve("s3://photos/a").unwrap()).await.unwrap_err().to_string();
+    assert!(said.contains("metadata service") && said.contains("skip_signature"), "{said}");
+}
+
+#[tokio::test]
+async fn the_metadata_service_is_never_asked_for_a_custom_endpoint_or_where_it_is_disabled() {
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    service.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", service.local_addr().unwrap());
+    let moved = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str());
+    let endpoint = [("endpoint", "http://127.0.0.1:9"), ("max_attempts", "1")];
+    for (options, environment) in
+        [(&endpoint[..], vec![moved]), (&[][..], vec![moved, ("AWS_EC2_METADATA_DISABLED", "true")])]
+    {
+        let origins = Origins::with_environment(map(options), map(&environment)).unwrap();
+        assert!(origins.head(&resolve("s3://photos/a").unwrap()).await.is_err());
+        assert!(service.accept().is_err(), "somebody asked");
+    }
+}
+
 /// Every way to give a secret, against an endpoint that nobody listens at, and options that are wrong.
 #[tokio::test]
 async fn no_error_and_no_debug_shows_a_secret() {

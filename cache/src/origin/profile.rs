@@ -1,6 +1,7 @@
 //! The AWS profile files, as far as they hold keys, a region and an endpoint.
 //!
-//! Roles, SSO and helper programs are named in an error where nothing else gives credentials, never passed over in silence.
+//! Roles, SSO and helper programs are named in an error where nothing else gives credentials, never passed
+//! over in silence.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +28,8 @@ impl fmt::Debug for Profile {
     }
 }
 
-/// The profile in force; an empty one where there are no files. A profile that was asked for by name must exist.
+/// The profile in force; an empty one where there are no files. A profile that was asked for by name must
+/// exist.
 pub(super) fn read(options: &Options) -> Result<Profile> {
     let named = options.text("profile", &["AWS_PROFILE", "AWS_DEFAULT_PROFILE"]);
     let name = named.unwrap_or("default");

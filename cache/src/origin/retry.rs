@@ -1,7 +1,9 @@
-//! Patience: what a store does once is tried again where that can help, and a stream goes on at the byte where it broke.
+//! Patience: what a store does once is tried again where that can help, and a stream goes on at the byte
+//! where it broke.
 //!
-//! Failures in a row are bounded, with exponential backoff and jitter between them; `Retry-After` is honoured. There is no limit on total
-//! time: only the lack of progress ends a wait. A stream ends with every byte of its range, or with an error.
+//! Failures in a row are bounded, with exponential backoff and jitter between them; `Retry-After` is
+//! honoured. There is no limit on total time: only the lack of progress ends a wait. A stream ends with every
+//! byte of its range, or with an error.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -22,8 +24,8 @@ use crate::object::{ByteRange, Location, ObjectMeta};
 /// A server may ask for any `Retry-After`; longer than this it is as good as down.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Bytes after which failures count from one again: a connection that is cut now and then does not end a long range, one that is cut
-/// after every packet does.
+/// Bytes after which failures count from one again: a connection that is cut now and then does not end a long
+/// range, one that is cut after every packet does.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
 /// Stalls in a row: each has already cost the whole `stall`.
@@ -43,7 +45,8 @@ pub(super) struct Policy {
 }
 
 impl Default for Policy {
-    /// Eight attempts spread over about 13 s: a store's own failover takes seconds, a dead one should not hold a job for minutes.
+    /// Eight attempts spread over about 13 s: a store's own failover takes seconds, a dead one should not
+    /// hold a job for minutes.
     fn default() -> Self {
         Self {
             attempts: 8,

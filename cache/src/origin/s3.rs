@@ -1,7 +1,8 @@
 //! S3 and what speaks its protocol: where credentials and endpoint come from.
 //!
-//! In order: storage_options, the environment, a web identity, a container's credentials, the profile files, and last the machine's metadata
-//! service. A custom endpoint without any credentials is asked unsigned, and that is said; its metadata service is never asked.
+//! In order: storage_options, the environment, a web identity, a container's credentials, the profile files,
+//! and last the machine's metadata service. A custom endpoint without any credentials is asked unsigned, and
+//! that is said; its metadata service is never asked.
 
 use std::sync::Arc;
 
@@ -177,7 +178,10 @@ impl Found {
                     None => builder,
                 })
             }
-            Self::Metadata => builder,
+            Self::Metadata => match options.env("AWS_EC2_METADATA_SERVICE_ENDPOINT") {
+                Some(endpoint) => builder.with_metadata_endpoint(endpoint),
+                None => builder,
+            },
         }
     }
 }

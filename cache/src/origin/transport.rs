@@ -1,7 +1,8 @@
-//! HTTP for every remote store: the clients' settings, and error answers kept with their status and `Retry-After`.
+//! HTTP for every remote store: the clients' settings, and error answers kept with their status and
+//! `Retry-After`.
 //!
-//! The store library throws an error answer's headers away; a service between it and the network turns the answers that matter here into
-//! errors that carry them.
+//! The store library throws an error answer's headers away; a service between it and the network turns the
+//! answers that matter here into errors that carry them.
 
 use std::time::Duration;
 
@@ -20,11 +21,12 @@ use super::options::Options;
 use super::secret::Secrets;
 use crate::error::{Error, Result};
 
-/// Connections that wait for their next request. More than any sensible number of ranges in flight, so that none is closed only to be
-/// opened again.
+/// Connections that wait for their next request. More than any sensible number of ranges in flight, so that
+/// none is closed only to be opened again.
 const IDLE_CONNECTIONS: usize = 256;
 
-/// Servers close idle connections after some seconds (S3: about 20), and a request on a connection just closed costs an attempt.
+/// Servers close idle connections after some seconds (S3: about 20), and a request on a connection just
+/// closed costs an attempt.
 const IDLE_SECONDS: u64 = 15;
 
 /// How much of an error page is read: what names the error stands at its beginning.
@@ -32,8 +34,8 @@ const ERROR_BODY_BYTES: usize = 4096;
 
 /// Settings of the HTTP clients.
 ///
-/// The total request timeout of the library is off: a slow link is no failure, a stalled one is seen by `retry`. Its retries are off too: attempts
-/// would multiply.
+/// The total request timeout of the library is off: a slow link is no failure, a stalled one is seen by
+/// `retry`. Its retries are off too: attempts would multiply.
 pub(super) fn client_options(options: &Options, plain_http: bool) -> Result<ClientOptions> {
     let connect = options.duration("connect_timeout", Duration::from_secs(5))?;
     let allow_http =
@@ -117,7 +119,8 @@ impl Answer {
         Self { status, retry_after: retry_after(headers), hint, body: String::new() }
     }
 
-    /// Those that the store library has errors of its own for stay with it: its credential providers look at them.
+    /// Those that the store library has errors of its own for stay with it: its credential providers look at
+    /// them.
     fn worth_keeping(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         let keep = status.is_server_error()
             || matches!(

@@ -57,7 +57,7 @@ impl S3Fifo {
     }
 
     /// One lap over the newcomers: what was used again moves on, the first other one goes.
-    fn from_small(&mut self, may_go: &dyn Fn(BlockId) -> bool) -> Option<BlockId> {
+    fn leave_small(&mut self, may_go: &dyn Fn(BlockId) -> bool) -> Option<BlockId> {
         for _ in 0..self.small.len() {
             let id = self.small.pop_front()?;
             if self.uses.get(&id).is_some_and(|uses| *uses > 0) {
@@ -74,7 +74,7 @@ impl S3Fifo {
     }
 
     /// Laps over the main queue until something unused turns up.
-    fn from_main(&mut self, may_go: &dyn Fn(BlockId) -> bool) -> Option<BlockId> {
+    fn leave_main(&mut self, may_go: &dyn Fn(BlockId) -> bool) -> Option<BlockId> {
         for _ in 0..self.main.len() * (usize::from(MOST_USES) + 1) {
             let id = self.main.pop_front()?;
             match self.uses.get_mut(&id) {
@@ -113,9 +113,9 @@ impl Policy for S3Fifo {
     fn victim(&mut self, may_go: &dyn Fn(BlockId) -> bool) -> Option<BlockId> {
         // A tenth is the newcomers' share, the paper's figure.
         if self.small.len() * 10 >= self.capacity {
-            self.from_small(may_go).or_else(|| self.from_main(may_go))
+            self.leave_small(may_go).or_else(|| self.leave_main(may_go))
         } else {
-            self.from_main(may_go).or_else(|| self.from_small(may_go))
+            self.leave_main(may_go).or_else(|| self.leave_small(may_go))
         }
     }
 }
@@ -163,7 +163,7 @@ mod tests {
                     1 => policy.touch(id(index)),
                     2 => { here.remove(&id(index)); policy.remove(id(index)) }
                     _ => {
-                        let may_go = |id: BlockId| id.index % 3 != 0;
+                        let may_go = |id: BlockId| !id.index.is_multiple_of(3);
                         match policy.victim(&may_go) {
                             Some(victim) => prop_assert!(may_go(victim) && here.remove(&victim)),
                             None => prop_assert!(!here.iter().any(|id| may_go(*id))),

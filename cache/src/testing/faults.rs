@@ -1,7 +1,8 @@
-//! Faults as a decorator around any origin: fail, cut, stall, delay, corrupt, shorten; and a log of every request.
+//! Faults as a decorator around any origin: fail, cut, stall, delay, corrupt, shorten; and a log of every
+//! request.
 //!
-//! A rule says what goes wrong, where, and how often; the first rule that matches a request takes it. The log counts a request
-//! when its future or stream is first polled, since that is when a real store would see it.
+//! A rule says what goes wrong, where, and how often; the first rule that matches a request takes it. The log
+//! counts a request when its future or stream is first polled, since that is when a real store would see it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -81,7 +82,8 @@ pub enum Fault {
         /// Which bits.
         mask: u8,
     },
-    /// The stream ends early without an error. A correct origin never does that: it shows that its caller counts.
+    /// The stream ends early without an error. A correct origin never does that: it shows that its caller
+    /// counts.
     Short {
         /// Bytes of the range that arrive.
         bytes: u64,

@@ -247,8 +247,16 @@ impl BlockIo for FaultyIo {
         self.perform(operation);
     }
 
+    fn hold(&self, file: std::os::fd::OwnedFd) -> io::Result<crate::io::Held> {
+        self.inner.hold(file)
+    }
+
     fn engine(&self) -> &'static str {
         self.inner.engine()
+    }
+
+    fn close_in_forked_child(&self) {
+        self.inner.close_in_forked_child();
     }
 }
 

@@ -1,7 +1,7 @@
 //! An origin in memory, whose objects, faults and requests a test controls.
 //!
-//! It keeps the promises of [`Origin`]: a replaced object is `Changed`, also in the middle of a stream, and a range behind the end
-//! is `OutOfRange`.
+//! It keeps the promises of [`Origin`]: a replaced object is `Changed`, also in the middle of a stream, and a
+//! range behind the end is `OutOfRange`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::object::{ByteRange, Location, ObjectMeta, Version};
 use crate::origin::Origin;
 
-/// How much a chunk of a stream holds: as a socket gives it, so that callers meet chunks that don't fit their blocks.
+/// How much a chunk of a stream holds: as a socket gives it, so that callers meet chunks that don't fit their
+/// blocks.
 const CHUNK_BYTES: u64 = 50_000;
 
 /// Objects in memory; clones share objects, faults and the log.
@@ -46,7 +47,8 @@ impl FakeOrigin {
         Self { faulty: Arc::new(FaultyOrigin::new(Memory::default())) }
     }
 
-    /// Puts an object at a URL of any scheme, or replaces it: every put makes a new version, equal bytes or not.
+    /// Puts an object at a URL of any scheme, or replaces it: every put makes a new version, equal bytes or
+    /// not.
     pub fn put(&self, url: &str, bytes: impl Into<Bytes>) -> ObjectMeta {
         let bytes = bytes.into();
         let mut objects = self.objects().lock();

@@ -3,16 +3,17 @@
 //! The reader's memory comes first: who has it waits for blocks only, and blocks never wait for a reader. Parts on disk are
 //! read first, from the last to the first: each lands at the front of the slab and moves to its place behind what is still to come.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::fetch::block_of;
-use super::flight::Waiter;
+use super::flight::{Flight, Outcome, Waiter};
 use super::inner::{Inner, slab_bytes};
 use super::{Read, Tiers, within};
 use crate::disk::Grant;
-use crate::disk::reader::read_into;
+use crate::disk::reader::{ReadFault, read_into};
 use crate::error::{Error, Result};
 use crate::memory::{Lease, Region, Slab};
 use crate::object::{BLOCK_BYTES, BlockId, ByteRange, ObjectMeta};
@@ -34,20 +35,26 @@ impl Inner {
         }
         let whole = range.granules();
         let mut slab = region.allocate(slab_bytes(range)?).await?;
+        // Blocks that this read had to wait for the origin for, wherever they are when it comes to take them.
+        let mut missed = HashMap::new();
         let tiers = loop {
             let mut tiers = Tiers::default();
             let grants = self.on_disk(object, range).await?;
             let missing = gaps(range, &grants);
             // Fetches start before the disk is read.
             for part in &missing {
-                self.expect(object, *part).await?;
+                self.expect(object, *part, &mut missed).await?;
             }
             let (returned, mut whole_read) = self.read_disk(&grants, whole, slab).await?;
             slab = returned;
-            tiers.disk = grants.iter().map(|grant| grant.range.len()).sum();
+            for grant in grants.iter().flat_map(Grant::split) {
+                let waited = grant.blocks.iter().any(|block| missed.contains_key(&block.index));
+                *(if waited { &mut tiers.origin } else { &mut tiers.disk }) += grant.range.len();
+            }
             for part in missing {
                 if whole_read {
-                    (slab, whole_read) = self.fill_part(object, part, whole, slab, &mut tiers).await?;
+                    (slab, whole_read) =
+                        self.fill_part(object, part, whole, slab, &missed, &mut tiers).await?;
                 }
             }
             if whole_read {
@@ -88,11 +95,17 @@ impl Inner {
     }
 
     /// Makes sure that the blocks of a missing part are on their way.
-    async fn expect(self: &Arc<Self>, object: &Arc<ObjectMeta>, part: ByteRange) -> Result<()> {
+    async fn expect(
+        self: &Arc<Self>,
+        object: &Arc<ObjectMeta>,
+        part: ByteRange,
+        missed: &mut HashMap<u32, Arc<Flight>>,
+    ) -> Result<()> {
         for index in part.blocks() {
             let id = BlockId { object: object.id, index };
             if !self.ram.has(id) && !self.landed_on_disk(id).await? {
                 let (flight, _) = self.flights.join(id, None);
+                missed.insert(index, flight.clone());
                 self.start_urgent(object, index, &flight, part.start.max(object.block_range(index).start));
             }
         }
@@ -106,12 +119,21 @@ impl Inner {
 
     /// Reads grants to their places. False where a block was bad: it is out of service, and all is to be tried again.
     async fn read_disk(&self, grants: &[Grant], whole: ByteRange, mut slab: Slab) -> Result<(Slab, bool)> {
-        for grant in grants.iter().rev() {
-            let (returned, outcome) = read_into(grant, &*self.io, slab).await;
+        let mut left = grants.to_vec();
+        while let Some(grant) = left.pop() {
+            let (returned, outcome) = read_into(&grant, &*self.io, slab).await;
             slab = returned.ok_or(Error::Closed)?;
-            if let Err(fault) = outcome {
-                self.disk()?.quarantine(&fault);
-                return Ok((slab, false));
+            match outcome {
+                Ok(()) => {}
+                Err(ReadFault::Io { error, .. }) if grant.blocks.len() > 1 => {
+                    self.disk()?.failed(&error);
+                    left.extend(grant.split());
+                    continue;
+                }
+                Err(fault) => {
+                    self.disk()?.quarantine(&fault);
+                    return Ok((slab, false));
+                }
             }
             let part = grant.range.granules();
             let (at, len) = ((part.start - whole.start) as usize, part.len() as usize);
@@ -136,6 +158,7 @@ impl Inner {
         part: ByteRange,
         whole: ByteRange,
         mut slab: Slab,
+        missed: &HashMap<u32, Arc<Flight>>,
         tiers: &mut Tiers,
     ) -> Result<(Slab, bool)> {
         for index in part.blocks() {
@@ -147,13 +170,19 @@ impl Inner {
                 let from = (piece.start - block.start) as usize;
                 let len = piece.len() as usize;
                 slab[at..at + len].copy_from_slice(&lease[from..from + len]);
-                tiers.ram += piece.len();
+                *(if missed.contains_key(&index) { &mut tiers.origin } else { &mut tiers.ram }) +=
+                    piece.len();
                 drop(lease);
                 self.ram.let_go();
                 continue;
             }
             if self.landed_on_disk(id).await? {
                 return Ok((slab, false));
+            }
+            if let Some(flight) = missed.get(&index)
+                && let Outcome::Failed(error) = &*flight.outcome.borrow()
+            {
+                return Err(error.clone());
             }
             let (reply, answer) = oneshot::channel();
             let (flight, _) = self.flights.join(id, Some(Waiter { slab, at, part: piece, reply }));

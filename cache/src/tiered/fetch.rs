@@ -8,7 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 use super::flight::{Flight, Outcome};
@@ -33,6 +35,14 @@ struct Filling {
     flight: Arc<Flight>,
     slab: Slab,
     range: ByteRange,
+    /// What has come so far: one part, or two where it was begun in the middle.
+    arrived: [ByteRange; 2],
+}
+
+impl Filling {
+    fn serve(&self) {
+        self.flight.serve_early(&self.slab, self.range.start, &self.arrived);
+    }
 }
 
 impl Inner {
@@ -157,7 +167,9 @@ impl Inner {
                 break;
             }
             let id = BlockId { object: object.id, index };
-            run.push_back(Filling { id, flight, slab, range: object.block_range(index) });
+            let range = object.block_range(index);
+            let arrived = [ByteRange::new(range.start, range.start); 2];
+            run.push_back(Filling { id, flight, slab, range, arrived });
         }
         run
     }
@@ -177,11 +189,10 @@ impl Inner {
         let mut result = if self.is_closed() {
             Err(Error::Closed)
         } else {
-            self.stream(object, ByteRange::new(split, end), &mut run, None).await
+            self.stream(object, ByteRange::new(split, end), &mut run, 0).await
         };
         if result.is_ok() && split > start {
-            let there = ByteRange::new(split, end);
-            result = self.stream(object, ByteRange::new(start, split), &mut run, Some(there)).await;
+            result = self.stream(object, ByteRange::new(start, split), &mut run, 1).await;
         }
         let error = result.err().unwrap_or(Error::Closed);
         for left in run {
@@ -191,18 +202,18 @@ impl Inner {
         self.ram.let_go();
     }
 
-    /// One request. `there` is a part of the (single) block that came before.
+    /// One request, the `part`th of a block that is fetched in two.
     async fn stream(
         self: &Arc<Self>,
         object: &Arc<ObjectMeta>,
         range: ByteRange,
         run: &mut VecDeque<Filling>,
-        there: Option<ByteRange>,
+        part: usize,
     ) -> Result<()> {
         count(&self.counters.origin_requests);
         let mut stream = self.origin.get(object, range);
         let mut position = range.start;
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = next_chunk(&mut stream, run).await {
             let chunk = chunk.inspect_err(|_| count(&self.counters.origin_errors))?;
             self.counters.origin_bytes.fetch_add(chunk.len() as u64, Relaxed);
             let mut rest = &chunk[..];
@@ -210,13 +221,13 @@ impl Inner {
                 let Some(block) = run.front_mut().filter(|_| position < range.end) else {
                     return Err(wrong_length(object, range, "more bytes came than were asked for"));
                 };
-                let part = rest.len().min((block.range.end.min(range.end) - position) as usize);
+                let len = rest.len().min((block.range.end.min(range.end) - position) as usize);
                 let at = (position - block.range.start) as usize;
-                block.slab[at..at + part].copy_from_slice(&rest[..part]);
-                (rest, position) = (&rest[part..], position + part as u64);
-                let here = ByteRange::new(range.start.max(block.range.start), position);
-                block.flight.serve_early(&block.slab, block.range.start, &[here, there.unwrap_or(here)]);
-                let whole = here.len() + there.map_or(0, |there| there.len()) == block.range.len();
+                block.slab[at..at + len].copy_from_slice(&rest[..len]);
+                (rest, position) = (&rest[len..], position + len as u64);
+                block.arrived[part] = ByteRange::new(range.start.max(block.range.start), position);
+                block.serve();
+                let whole = block.arrived.iter().map(ByteRange::len).sum::<u64>() == block.range.len();
                 if whole && let Some(block) = run.pop_front() {
                     self.land(object, block);
                 }
@@ -233,7 +244,7 @@ impl Inner {
     fn land(self: &Arc<Self>, object: &Arc<ObjectMeta>, block: Filling) {
         let (inner, object) = (self.clone(), object.clone());
         self.spawn(async move {
-            let Filling { id, flight, slab, range } = block;
+            let Filling { id, flight, slab, range, arrived: _ } = block;
             let outcome = match inner.keep(&object, id, &flight, slab, range).await {
                 Ok(true) => Outcome::Stored,
                 Ok(false) => Outcome::Declined,
@@ -266,6 +277,20 @@ impl Inner {
         flight.land(lease.slice(0..len), range.start);
         self.disk()?.store(object, id.index, lease, Arc::new(page)).await
     }
+}
+
+/// The next piece of an answer. Readers who come meanwhile for what has arrived don't wait for it.
+async fn next_chunk(
+    stream: &mut BoxStream<'static, Result<Bytes>>,
+    run: &VecDeque<Filling>,
+) -> Option<Result<Bytes>> {
+    while let Some(block) = run.front() {
+        tokio::select! {
+            chunk = stream.next() => return chunk,
+            () = block.flight.joined.notified() => block.serve(),
+        }
+    }
+    stream.next().await
 }
 
 /// Waits for one flight and counts how it ended.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::error::{Error, Result};
 use crate::memory::{Lease, Slab};
@@ -52,6 +52,8 @@ pub(super) struct Flight {
     /// Somebody in a hurry has started a fetch of its own.
     hurried: AtomicBool,
     state: Mutex<State>,
+    /// A waiter came: what it wants may have arrived already.
+    pub(super) joined: Notify,
     pub(super) outcome: watch::Sender<Outcome>,
 }
 
@@ -67,6 +69,7 @@ impl Flight {
             claimed: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
             state: Mutex::new(State::default()),
+            joined: Notify::new(),
             outcome: watch::Sender::new(Outcome::Pending),
         }
     }
@@ -137,6 +140,7 @@ impl Flights {
             None => {
                 state.waiters.push(waiter);
                 drop(state);
+                flight.joined.notify_one();
             }
         }
         (flight, new)

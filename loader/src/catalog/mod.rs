@@ -4,24 +4,26 @@
 //! the cache on its way. Counts alone may also come from a wids JSON. Everything is kept under the shard's ObjectId, so that
 //! an object that changed is looked at anew.
 
+mod discover;
 mod loaded;
 mod resolve;
 mod scan;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use forebay_cache::memory::Region;
 use forebay_cache::origin::Origin;
 use forebay_cache::{ByteRange, Cache, Lease, Location, ObjectId, ObjectMeta};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
 use crate::dataset::{SampleEntry, ShardIndex, sidecar};
 use crate::error::{Error, Result};
 use crate::plan::{Piece, SampleRef};
 use crate::report::Reporter;
+pub(crate) use discover::discover;
 use loaded::Loaded;
+use scan::Scan;
 
 pub use resolve::{Shards, resolve};
 
@@ -55,7 +57,6 @@ pub struct Catalog {
     shards: Shards,
     counts: OnceCell<Arc<[u64]>>,
     loaded: Loaded,
-    scanned_bytes: AtomicU64,
 }
 
 impl Catalog {
@@ -76,7 +77,6 @@ impl Catalog {
             shards,
             counts: OnceCell::new(),
             loaded: Loaded::new(index_bytes),
-            scanned_bytes: AtomicU64::new(0),
         }
     }
 
@@ -126,13 +126,7 @@ impl Catalog {
     }
 
     async fn find_counts(&self) -> Result<Arc<[u64]>> {
-        let quick = stream::iter(self.objects().iter().enumerate());
-        let quick = quick.map(async |(shard, object)| {
-            Ok::<_, Error>(match self.shards.counts[shard] {
-                Some(count) => Some(count),
-                None => self.index_without_pass(object).await?.map(|index| index.len()),
-            })
-        });
+        let quick = stream::iter(0..self.objects().len()).map(|shard| self.count_without_pass(shard));
         let known: Vec<Option<u64>> = quick.buffered(AT_ONCE).try_collect().await?;
         let missing: Vec<usize> = (0..known.len()).filter(|&shard| known[shard].is_none()).collect();
         let mut counts: Vec<u64> = known.iter().map(|count| count.unwrap_or(0)).collect();
@@ -144,6 +138,13 @@ impl Catalog {
         let counts: Arc<[u64]> = counts.into();
         self.keep_counts(&counts).await?;
         Ok(counts)
+    }
+
+    async fn count_without_pass(&self, shard: usize) -> Result<Option<u64>> {
+        match self.shards.counts[shard] {
+            Some(count) => Ok(Some(count)),
+            None => Ok(self.index_without_pass(&self.objects()[shard]).await?.map(|index| index.len())),
+        }
     }
 
     /// The announced pass.
@@ -162,9 +163,9 @@ impl Catalog {
             ));
         }
         let bar = self.reporter.bar("indexing", total);
-        let scans = stream::iter(shards).map(async |&shard| {
-            let index = self.load(shard, |bytes| bar.inc(bytes)).await?;
-            Ok::<_, Error>((shard, index.len()))
+        let scans = stream::iter(shards.to_vec()).map(|shard| {
+            let load = self.load(shard, |bytes| bar.inc(bytes));
+            load.map_ok(move |index| (shard, index.len()))
         });
         let counts = scans.buffer_unordered(SCANS_AT_ONCE).try_collect().await;
         bar.finish_and_clear();
@@ -211,26 +212,16 @@ impl Catalog {
     }
 
     /// A shard's index, by a pass over it where nothing else has it; `read` sees the bytes of each step. Not kept in memory.
-    pub(crate) async fn load(&self, shard: usize, read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+    pub(crate) async fn load(&self, shard: usize, mut read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
         let object = &self.objects()[shard];
         if let Some(index) = self.index_without_pass(object).await? {
             return self.counted(shard, index);
         }
-        // The pass asks for a step at a time; the blocks behind it come on their own.
-        let (ahead, whole) = (self.cache.clone(), ByteRange::new(0, object.size_bytes));
-        let (behind, object_ahead) = (tokio::sync::oneshot::channel::<()>(), object.clone());
-        let (stop, stopped) = behind;
-        tokio::spawn(async move {
-            tokio::select! {
-                // Only an effort ahead of the pass: what fails here is reported by the pass itself.
-                fetched = ahead.prefetch(&object_ahead, whole) => drop(fetched),
-                _ = stopped => {}
-            }
-        });
-        let index = scan::scan(&self.cache, object, &self.region, |_| {}, read).await;
-        drop(stop);
-        let index = index?;
-        self.scanned_bytes.fetch_add(object.size_bytes, Relaxed);
+        let mut scan = Scan::new(&self.cache, object, &self.region);
+        while let Some(step) = scan.step().await? {
+            read(step.bytes);
+        }
+        let index = scan.finish()?;
         self.keep(object, &index).await?;
         self.counted(shard, index)
     }

@@ -1,8 +1,10 @@
 //! Sidecars: the index of a shard as text, in the format of DALI's wds2idx (v1.2).
 //!
-//!     v1.2 SAMPLES
-//!     jpg 512 48213 train/0001.jpg cls 49664 1 train/0001.cls
-//!     ...
+//! ```text
+//! v1.2 SAMPLES
+//! jpg 512 48213 train/0001.jpg cls 49664 1 train/0001.cls
+//! ...
+//! ```
 //!
 //! The first line counts the samples; each other line is a sample: for each member its suffix, where its data starts, its size, and its
 //! name, separated by white space. Reading one gives the very index that scanning the shard gives: names are grouped again by the

@@ -29,8 +29,6 @@ mod stored;
 mod testing;
 mod torchvision;
 
-use fast_image_resize::Resizer;
-
 pub use error::{DecodeError, Result};
 pub use geometry::{Draws, Geometry, fixed_output, resolve};
 pub use limits::Limits;
@@ -41,7 +39,7 @@ use formats::Format;
 use geometry::Stage;
 use limits::MAX_SCANS;
 use orientation::{Orientation, Rect};
-use resize::View;
+use resize::{Resampler, View};
 use stored::{Gather, Resize, Work};
 
 /// Where pixels go.
@@ -76,7 +74,7 @@ impl Decoded {
 pub struct Decoder {
     limits: Limits,
     jpeg: Option<jpeg::Decompressor>,
-    resizer: Resizer,
+    resampler: Resampler,
     buffers: Buffers,
 }
 
@@ -105,13 +103,13 @@ impl Buffers {
 impl Decoder {
     /// A decoder with these bounds.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, jpeg: None, resizer: Resizer::new(), buffers: Buffers::default() }
+        Self { limits, jpeg: None, resampler: Resampler::default(), buffers: Buffers::default() }
     }
 
     /// Bytes of scratch memory held between images: at most [`Limits::max_scratch_bytes`].
     pub fn scratch_bytes(&self) -> usize {
         let buffers: usize = self.buffers.all().iter().map(|buffer| buffer.capacity()).sum();
-        buffers + self.resizer.size_of_internal_buffers()
+        buffers + self.resampler.scratch_bytes()
     }
 
     /// Decodes an image and applies `transforms`: uint8 RGB.
@@ -152,7 +150,7 @@ impl Decoder {
         draws: &dyn Draws,
         out: ImageOut<'_>,
     ) -> Result<Decoded> {
-        let Self { limits, jpeg, resizer, buffers } = self;
+        let Self { limits, jpeg, resampler, buffers } = self;
         let open = decompressor(jpeg)?.open(bytes, limits)?;
         let header = open.header();
         let geometry = resolve(transforms, header.orientation.size(header.size), draws, limits)?;
@@ -172,7 +170,7 @@ impl Decoder {
             None => nothing,
         };
         let view = View { pixels: &source[..held.size().pixels() as usize * 3], held };
-        let result = finish(geometry, &work, denominator, view, Tools { limits, resizer, buffers }, out);
+        let result = finish(geometry, &work, denominator, view, Tools { limits, resampler, buffers }, out);
         buffers.source = source;
         result
     }
@@ -185,13 +183,13 @@ impl Decoder {
         draws: &dyn Draws,
         out: ImageOut<'_>,
     ) -> Result<Decoded> {
-        let Self { limits, resizer, buffers, .. } = self;
+        let Self { limits, resampler, buffers, .. } = self;
         let mut source = std::mem::take(&mut buffers.source);
         let (size, orientation) = formats::decode(bytes, format, limits, &mut buffers.aside, &mut source)?;
         let geometry = resolve(transforms, orientation.size(size), draws, limits)?;
         let work = Work::new(&geometry.stages[0], orientation);
         let view = View { pixels: &source[..size.pixels() as usize * 3], held: Rect::all(size) };
-        let result = finish(geometry, &work, 1, view, Tools { limits, resizer, buffers }, out);
+        let result = finish(geometry, &work, 1, view, Tools { limits, resampler, buffers }, out);
         buffers.source = source;
         result
     }
@@ -240,7 +238,7 @@ impl Decoder {
             scratch::trim(buffer, limit / 4);
         }
         if self.scratch_bytes() > limit {
-            self.resizer.reset_internal_buffers();
+            self.resampler.forget();
         }
     }
 }
@@ -254,7 +252,7 @@ fn decompressor(slot: &mut Option<jpeg::Decompressor>) -> Result<&mut jpeg::Deco
 
 struct Tools<'a> {
     limits: &'a Limits,
-    resizer: &'a mut Resizer,
+    resampler: &'a mut Resampler,
     buffers: &'a mut Buffers,
 }
 
@@ -267,16 +265,16 @@ fn finish(
     tools: Tools<'_>,
     out: ImageOut<'_>,
 ) -> Result<Decoded> {
-    let Tools { limits, resizer, buffers } = tools;
+    let Tools { limits, resampler, buffers } = tools;
     let pixels = output(geometry.output(), 3, limits, out, |target| {
         let Some((last, before)) = geometry.stages.split_last() else { return Ok(()) };
         let [mut now, mut next] = std::mem::take(&mut buffers.stages);
         let mut done = None;
         let mut run = |stage: &Stage, done: Option<Size>, now: &[u8], to: &mut [u8]| match done {
-            None => apply(resizer, first, denominator, view, &mut buffers.aside, to),
+            None => apply(resampler, first, denominator, view, &mut buffers.aside, to),
             Some(size) => {
                 let view = View { pixels: &now[..size.pixels() as usize * 3], held: Rect::all(size) };
-                apply(resizer, &Work::new(stage, Orientation::default()), 1, view, &mut buffers.aside, to)
+                apply(resampler, &Work::new(stage, Orientation::default()), 1, view, &mut buffers.aside, to)
             }
         };
         for stage in before {
@@ -320,7 +318,7 @@ fn output(
 
 /// Runs one stage from `view`, which holds what it needs at 1/`denominator`, into `to`.
 fn apply(
-    resizer: &mut Resizer,
+    resampler: &mut Resampler,
     work: &Work,
     denominator: u32,
     view: View<'_>,
@@ -339,13 +337,13 @@ fn apply(
         return Ok(());
     };
     if resize.is_direct() {
-        resize::resize(resizer, view, region, &placed, to)?;
+        resampler.resize(view, region, &placed, to)?;
         turn_in_place(resize, to);
         return Ok(());
     }
     let length = placed.to.pixels() as usize * 3;
     scratch::grow(aside, length);
-    resize::resize(resizer, view, region, &placed, &mut aside[..length])?;
+    resampler.resize(view, region, &placed, &mut aside[..length])?;
     let resized = View { pixels: &aside[..length], held: Rect::all(placed.to) };
     resize::gather::<3>(resized, &Gather::turning(resize), to);
     Ok(())

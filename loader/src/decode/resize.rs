@@ -11,6 +11,7 @@ use super::error::{DecodeError, Result};
 use super::geometry::Filter;
 use super::orientation::{Rect, Size};
 use super::point;
+use super::scratch;
 use super::stored::Gather;
 use crate::field::Interpolation;
 
@@ -50,6 +51,8 @@ pub(super) struct Placed {
     pub(super) rows: Span,
     pub(super) to: Size,
     pub(super) filter: Filter,
+    /// Which pass Pillow would do first.
+    pub(super) columns_first: bool,
 }
 
 /// First source pixel and count that the kept pixels depend on, inside the crop; and their place there.
@@ -74,49 +77,78 @@ fn support(filter: Filter) -> f64 {
     }
 }
 
-/// Resizes the `region` of `view` (all that `placed` needs) into `out`, `placed.to` pixels.
-pub(super) fn resize(
-    resizer: &mut Resizer,
-    view: View<'_>,
-    region: Rect,
-    placed: &Placed,
-    out: &mut [u8],
-) -> Result<()> {
-    if !placed.filter.antialias {
-        point::sample(view, region, placed, out);
-        return Ok(());
-    }
-    let algorithm = ResizeAlg::Convolution(match placed.filter.interpolation {
-        Interpolation::Bicubic => FilterType::CatmullRom,
-        Interpolation::Bilinear | Interpolation::Nearest => FilterType::Bilinear,
-    });
-    let (left, width) = clamp(placed.columns, region.width);
-    let (top, height) = clamp(placed.rows, region.height);
-    let options = ResizeOptions::new().resize_alg(algorithm).crop(left, top, width, height).use_alpha(false);
-    convolve(resizer, view, region, placed.to, &options, out)
-        .map_err(|error| DecodeError::new(format!("the image can't be resized: {error}")))
+/// The convolution and its memory.
+#[derive(Debug, Default)]
+pub(super) struct Resampler {
+    resizer: Resizer,
+    /// What the first of two separate passes gives.
+    between: Vec<u8>,
 }
+
+impl Resampler {
+    /// Bytes kept between images.
+    pub(super) fn scratch_bytes(&self) -> usize {
+        self.resizer.size_of_internal_buffers() + self.between.capacity()
+    }
+
+    /// Frees them.
+    pub(super) fn forget(&mut self) {
+        self.resizer.reset_internal_buffers();
+        self.between = Vec::new();
+    }
+
+    /// Resizes the `region` of `view` (all that `placed` needs) into `out`, `placed.to` pixels.
+    pub(super) fn resize(
+        &mut self,
+        view: View<'_>,
+        region: Rect,
+        placed: &Placed,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if !placed.filter.antialias {
+            point::sample(view, region, placed, out);
+            return Ok(());
+        }
+        self.convolve(view, region, placed, out)
+            .map_err(|error| DecodeError::new(format!("the image can't be resized: {error}")))
+    }
+
+    fn convolve(&mut self, view: View<'_>, region: Rect, placed: &Placed, out: &mut [u8]) -> Outcome {
+        let kernel = match placed.filter.interpolation {
+            Interpolation::Bicubic => FilterType::CatmullRom,
+            Interpolation::Bilinear | Interpolation::Nearest => FilterType::Bilinear,
+        };
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kernel)).use_alpha(false);
+        let (left, width) = clamp(placed.columns, region.width);
+        let (top, height) = clamp(placed.rows, region.height);
+        let source = TypedImageRef::<U8x3>::from_buffer(view.held.width, view.held.height, view.pixels)?;
+        let (x, y) = (region.x - view.held.x, region.y - view.held.y);
+        let source = TypedCroppedImage::new(source, x, y, region.width, region.height)?;
+        let mut target = TypedImage::<U8x3>::from_buffer(placed.to.width, placed.to.height, out)?;
+        if !placed.columns_first || kernel == FilterType::Bilinear {
+            self.resizer.resize_typed(&source, &mut target, &options.crop(left, top, width, height))?;
+            return Ok(());
+        }
+        // The cubic kernel overshoots, and what leaves 0..=255 after the first pass is cut: the order of the passes shows.
+        // fast_image_resize takes rows first, Pillow columns.
+        let length = placed.to.width as usize * region.height as usize * 3;
+        scratch::grow(&mut self.between, length);
+        let between = &mut self.between[..length];
+        let mut half = TypedImage::<U8x3>::from_buffer(placed.to.width, region.height, between)?;
+        let columns = options.crop(left, 0.0, width, f64::from(region.height));
+        self.resizer.resize_typed(&source, &mut half, &columns)?;
+        let rows = options.crop(0.0, top, f64::from(placed.to.width), height);
+        self.resizer.resize_typed(&half, &mut target, &rows)?;
+        Ok(())
+    }
+}
+
+type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Rounding must not carry the box over the region's edge, where it would be refused.
 fn clamp(span: Span, available: u32) -> (f64, f64) {
     let start = span.start.clamp(0.0, f64::from(available));
     (start, span.length.min(f64::from(available) - start))
-}
-
-fn convolve(
-    resizer: &mut Resizer,
-    view: View<'_>,
-    region: Rect,
-    to: Size,
-    options: &ResizeOptions,
-    out: &mut [u8],
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let source = TypedImageRef::<U8x3>::from_buffer(view.held.width, view.held.height, view.pixels)?;
-    let (x, y) = (region.x - view.held.x, region.y - view.held.y);
-    let source = TypedCroppedImage::new(source, x, y, region.width, region.height)?;
-    let mut target = TypedImage::<U8x3>::from_buffer(to.width, to.height, out)?;
-    resizer.resize_typed(&source, &mut target, options)?;
-    Ok(())
 }
 
 /// Writes the pixels of `CHANNELS` bytes that `gather` names, upright, into `out`.

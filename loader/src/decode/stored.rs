@@ -34,6 +34,8 @@ pub(super) struct Resize {
     pub(super) kept: Option<Rect>,
     /// From the stored window to the upright output.
     pub(super) turn: Orientation,
+    /// Whether stored columns are combined before stored rows.
+    pub(super) columns_first: bool,
 }
 
 impl Work {
@@ -180,6 +182,7 @@ impl Resize {
             window,
             kept: overlap(window, scaled),
             turn: orientation.mirrored(stage.mirror_first ^ stage.mirror),
+            columns_first: columns_first(stage.crop.size(), stage.scaled) ^ orientation.transpose,
         }
     }
 
@@ -203,7 +206,13 @@ impl Resize {
         let (y, height, rows) = along(self.crop.y, self.crop.height, self.scaled.height, kept.y, kept.height);
         Some((
             Rect { x, y, width, height },
-            resize::Placed { columns, rows, to: kept.size(), filter: self.filter },
+            resize::Placed {
+                columns,
+                rows,
+                to: kept.size(),
+                filter: self.filter,
+                columns_first: self.columns_first,
+            },
         ))
     }
 
@@ -224,6 +233,14 @@ impl Resize {
     pub(super) fn is_direct(&self) -> bool {
         !self.turn.transpose && self.kept.is_some_and(|kept| kept.size() == self.window.size)
     }
+}
+
+/// The order of passes in Pillow 13, found by comparing its results with those of two separate passes: columns, unless many
+/// more rows fall away than columns do.
+fn columns_first(from: Size, to: Size) -> bool {
+    let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    let (columns, rows) = (lost(from.width, to.width), lost(from.height, to.height));
+    rows <= 0 || rows <= 2 * columns
 }
 
 fn overlap(window: Window, size: Size) -> Option<Rect> {

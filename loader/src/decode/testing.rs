@@ -80,11 +80,11 @@ pub(super) fn jpeg(picture: &Picture, how: &Encoded) -> Vec<u8> {
         let set = |parameter: u32, value: c_int| {
             assert_eq!(tj::tj3Set(handle, parameter as c_int, value), 0);
         };
-        set(tj::TJPARAM_TJPARAM_QUALITY as u32, how.quality);
-        set(tj::TJPARAM_TJPARAM_SUBSAMP as u32, subsampling as c_int);
-        set(tj::TJPARAM_TJPARAM_PROGRESSIVE as u32, c_int::from(how.progressive));
+        set(tj::TJPARAM_TJPARAM_QUALITY, how.quality);
+        set(tj::TJPARAM_TJPARAM_SUBSAMP, subsampling as c_int);
+        set(tj::TJPARAM_TJPARAM_PROGRESSIVE, c_int::from(how.progressive));
         if how.restarts {
-            set(tj::TJPARAM_TJPARAM_RESTARTROWS as u32, 1);
+            set(tj::TJPARAM_TJPARAM_RESTARTROWS, 1);
         }
         let (mut data, mut length) = (std::ptr::null_mut(), 0);
         let status = tj::tj3Compress8(

@@ -54,11 +54,11 @@ pub(super) fn resized(size: Size, side: u32, max_size: Option<u32>) -> Size {
         |base: u32, by: u32, of: u32| (u64::from(base) * u64::from(by) / u64::from(of.max(1))).max(1);
     let mut new_short = u64::from(side);
     let mut new_long = follow(side, long, short);
-    if let Some(max_size) = max_size {
-        if new_long > u64::from(max_size) {
-            new_short = (u64::from(max_size) * new_short / new_long).max(1);
-            new_long = u64::from(max_size);
-        }
+    if let Some(max_size) = max_size
+        && new_long > u64::from(max_size)
+    {
+        new_short = (u64::from(max_size) * new_short / new_long).max(1);
+        new_long = u64::from(max_size);
     }
     let fit = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let (new_short, new_long) = (fit(new_short), fit(new_long));

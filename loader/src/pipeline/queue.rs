@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::plan::Progress;
 
 /// The stages that a consumer can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +95,8 @@ pub(crate) struct Ready {
 
 #[derive(Debug, Default)]
 struct State {
-    /// With the permit that lets another batch be planned once this one is taken.
-    batches: VecDeque<(Result<Batch>, Option<OwnedSemaphorePermit>)>,
+    /// With where the loader stands once it is delivered, and the permit that lets another batch be planned then.
+    batches: VecDeque<(Result<(Batch, Progress)>, Option<OwnedSemaphorePermit>)>,
     ended: bool,
     /// When the consumer last saw something move, and the count of movements then.
     seen: Option<(Instant, u64)>,
@@ -104,7 +105,8 @@ struct State {
 /// What a wait ended with.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Batch(Result<Batch>),
+    /// A batch, and where the loader stands once it is delivered.
+    Batch(Result<(Batch, Progress)>),
     Ended,
     Pending,
 }
@@ -114,7 +116,7 @@ impl Ready {
         Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default() }
     }
 
-    pub(crate) fn put(&self, batch: Result<Batch>, permit: Option<OwnedSemaphorePermit>) {
+    pub(crate) fn put(&self, batch: Result<(Batch, Progress)>, permit: Option<OwnedSemaphorePermit>) {
         self.state.lock().batches.push_back((batch, permit));
         self.changed.notify_all();
     }
@@ -197,8 +199,9 @@ impl State {
 mod tests {
     use super::*;
 
-    fn batch(index: u64) -> Batch {
-        Batch { epoch: 0, index, valid: 0, rows: 0, columns: vec![], samples: vec![] }
+    fn batch(index: u64) -> (Batch, Progress) {
+        let batch = Batch { epoch: 0, index, valid: 0, rows: 0, columns: vec![], samples: vec![] };
+        (batch, Progress { epoch: 0, consumed: index })
     }
 
     #[test]
@@ -208,7 +211,7 @@ mod tests {
         ready.put(Ok(batch(1)), None);
         ready.end();
         for index in 0..2 {
-            let Taken::Batch(Ok(batch)) = ready.take(Duration::ZERO, None, &gauges, 1) else {
+            let Taken::Batch(Ok((batch, _))) = ready.take(Duration::ZERO, None, &gauges, 1) else {
                 panic!("no batch")
             };
             assert_eq!(batch.index, index);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_cache::memory::{Region, Row};
 use forebay_cache::{ByteRange, Cache, Lease, Tiers};
 use futures::future::try_join_all;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot};
 
 use super::account::Account;
 use super::queue::{Gauges, Stage};
@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, Found};
 use crate::dataset::MemberEntry;
 use crate::error::{Error, Result};
 use crate::options::OnError;
-use crate::plan::{EpochRng, Order};
+use crate::plan::{EpochRng, Order, OrderSpec};
 
 /// A gap between two members that is read along rather than skipped: less than what another read would cost.
 const GAP_BYTES: u64 = 16 << 10;
@@ -27,14 +27,15 @@ pub(crate) struct Workshop {
     pub(crate) cache: Cache,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: SharedDecoder,
-    pub(crate) order: Arc<Order>,
+    /// Known from the start, or found when a replacement is asked for while samples are still being discovered.
+    pub(crate) order: OnceCell<Arc<Order>>,
+    pub(crate) spec: OrderSpec,
     pub(crate) reads: Region,
     pub(crate) pool: Arc<rayon::ThreadPool>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) account: Arc<Account>,
     pub(crate) on_error: OnError,
     pub(crate) draws: EpochRng,
-    pub(crate) epoch: u64,
 }
 
 /// A sample's name in errors.
@@ -46,6 +47,8 @@ fn label(sample: &Found) -> Arc<str> {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) position: u64,
+    /// The sample's number in storage order, which random augmentation is keyed by.
+    pub(crate) number: u64,
     pub(crate) sample: Found,
     pub(crate) cells: Vec<Option<Row>>,
 }
@@ -65,12 +68,20 @@ impl Workshop {
         coalesce(&members).iter().map(|range| range.granules().len()).sum()
     }
 
+    async fn order(&self) -> Result<&Arc<Order>> {
+        let find = async || {
+            let spec = OrderSpec { counts: self.catalog.counts().await?, ..self.spec.clone() };
+            Ok(Arc::new(Order::new(&spec)?))
+        };
+        self.order.get_or_try_init(find).await
+    }
+
     /// Makes one row. `room` covers what the sample's reads take.
     pub(crate) async fn row(&self, job: Job, room: OwnedSemaphorePermit) -> Result<Done> {
-        let Job { position, mut sample, mut cells } = job;
+        let Job { position, mut number, mut sample, mut cells } = job;
         let mut attempt = 0;
         loop {
-            let (back, made) = self.make(&sample, cells).await;
+            let (back, made) = self.make(&sample, number, cells).await;
             let error = match made {
                 Ok(values) => {
                     let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<_>>();
@@ -91,14 +102,15 @@ impl Workshop {
             self.account.skip(&error)?;
             cells = back;
             attempt += 1;
-            let Some(next) = self.order.replacement(position, attempt) else {
+            let Some(next) = self.order().await?.replacement(position, attempt) else {
                 return Err(Error::Dataset {
                     message: format!(
-                        "no sample of this window can be decoded, so none can stand in for the others; the last one: {error}"
+                        "no sample of the dataset can be decoded, so none can stand in for the others; the last one: {error}"
                     ),
                 });
             };
             sample = self.catalog.find(next).await?;
+            number = self.order().await?.sample_number(next);
         }
     }
 
@@ -106,10 +118,11 @@ impl Workshop {
     async fn make(
         &self,
         sample: &Found,
+        number: u64,
         cells: Vec<Option<Row>>,
     ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
         match self.read(sample).await {
-            Ok(members) => self.decode(sample, members, cells).await,
+            Ok(members) => self.decode(sample, number, members, cells).await,
             Err(error) => (cells, Err(error)),
         }
     }
@@ -143,12 +156,13 @@ impl Workshop {
     async fn decode(
         &self,
         sample: &Found,
+        number: u64,
         members: Vec<Lease>,
         mut cells: Vec<Option<Row>>,
     ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
         let (done, waiting) = oneshot::channel();
         let (decoder, gauges, account) = (self.decoder.clone(), self.gauges.clone(), self.account.clone());
-        let (draws, number) = (self.draws, self.order.sample_number(sample.at));
+        let draws = self.draws;
         let found = sample.clone();
         let inside = self.gauges.enter(Stage::Decode);
         self.pool.spawn(move || {

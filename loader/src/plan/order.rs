@@ -202,13 +202,18 @@ impl Order {
     }
 
     /// The sample that stands in for one that was skipped: `attempt` places on in the permuted order of its window, cyclic.
-    /// Attempt 0 is the sample itself; `None` once the window is used up.
+    /// Attempt 0 is the sample itself. Where the window is used up (small datasets have windows of one sample) the positions behind
+    /// `position` follow, cyclic; `None` after as many attempts as there are samples, and one window.
     ///
     /// # Panics
     /// Where `position` is not below [`total`](Self::total).
     pub fn replacement(&self, position: u64, attempt: u64) -> Option<SampleRef> {
         let samples = self.page(self.page_of(position))?.samples;
-        (attempt < samples).then(|| self.nth_in_page(position, attempt))
+        if attempt < samples {
+            return Some(self.nth_in_page(position, attempt));
+        }
+        let further = attempt - samples + 1;
+        (further < self.total()).then(|| self.sample((position + further) % self.total()))
     }
 
     /// The number of a sample in storage order, which random augmentation is keyed by.

@@ -6,6 +6,7 @@
 A sample is written as its number in storage order. `digest` is blake3 over all of an epoch's, or of a permutation's images,
 each as 8 bytes little-endian; `probes` are single positions. `runs` are counts of shards as [count, how many times].
 """
+
 import importlib.util
 import json
 import sys
@@ -52,6 +53,7 @@ def case(reference, runs, seed, epoch, ranks, window, mode, probes=None):
     def number(p):
         shard, index = order.sample(p)
         return before[shard] + index
+
     out = {"runs": runs, "seed": seed, "epoch": epoch, "canonical_ranks": ranks, "shuffle_window": window, "mode": mode}
     if probes is None:
         numbers = [number(p) for p in range(order.total)]
@@ -68,7 +70,18 @@ def orders(reference):
                 yield case(reference, SHAPES[step % len(SHAPES)], seed, epoch, ranks, window, mode)
                 step += 1
         total = VAST[0][0] * VAST[0][1]
-        probes = [0, 1, 47, 48, 131_071, 131_072, total // 2, total - 2, total - 1, *(k * 40_000_003 for k in range(1, 24))]
+        probes = [
+            0,
+            1,
+            47,
+            48,
+            131_071,
+            131_072,
+            total // 2,
+            total - 2,
+            total - 1,
+            *(k * 40_000_003 for k in range(1, 24)),
+        ]
         yield case(reference, VAST, 1, 2, 8, 131_072, mode, probes)
 
 

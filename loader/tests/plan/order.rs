@@ -29,12 +29,14 @@ proptest! {
     }
 
     #[test]
-    fn replacements_are_the_rest_of_the_window_and_end(spec in any_spec(), at: u64) {
+    fn replacements_are_the_rest_of_the_window_then_what_follows_and_end(spec in any_spec(), at: u64) {
         let order = laid_out(&spec);
         let position = at % order.total();
         let page = order.page(order.page_of(position)).unwrap();
         prop_assert_eq!(order.replacement(position, 0), Some(order.sample(position)));
-        prop_assert_eq!(order.replacement(position, page.samples), None);
+        let follows = (order.total() > 1).then(|| order.sample((position + 1) % order.total()));
+        prop_assert_eq!(order.replacement(position, page.samples), follows);
+        prop_assert_eq!(order.replacement(position, page.samples + order.total() - 1), None);
         let tried: HashSet<_> = (0..page.samples).map(|attempt| order.replacement(position, attempt).unwrap()).collect();
         prop_assert_eq!(tried.len() as u64, page.samples);
         let covered = |s: &forebay_loader::plan::SampleRef| {

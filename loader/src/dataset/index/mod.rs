@@ -5,24 +5,27 @@
 //!
 //! # Format, version 1, little-endian
 //!
-//!     0   8  magic "FBYSIDX\0"
-//!     8   4  version
-//!     12  4  crc32c of everything before the blocks, with zeros here
-//!     16  16 object id
-//!     32  8  bytes of the (decompressed) shard
-//!     40  8  samples
-//!     48  8  members
-//!     56  8  bytes of the suffix table
-//!     64     suffix table: for each suffix a varint length and its bytes
-//!            directory: for each block its start behind the directory (8), where its first gap is counted from (8), its crc32c (4)
-//!            blocks: for each sample
-//!                varint members, varint bytes shared with the key before (0 at the start of a block), varint other bytes, these
-//!                for each member: varint suffix, varint gap, varint size
+//! ```text
+//! 0   8  magic "FBYSIDX\0"
+//! 8   4  version
+//! 12  4  crc32c of everything before the blocks, with zeros here
+//! 16  16 object id
+//! 32  8  bytes of the (decompressed) shard
+//! 40  8  samples
+//! 48  8  members
+//! 56  8  bytes of the suffix table
+//! 64     suffix table: for each suffix a varint length and its bytes
+//!        directory: for each block its start behind the directory (8), where its first gap is counted from (8), its crc32c (4)
+//!        blocks: for each sample
+//!            varint members, varint bytes shared with the key before (0 at the start of a block), varint other bytes, these
+//!            for each member: varint suffix, varint gap, varint size
+//! ```
 //!
 //! A gap is the distance in tar blocks (512 bytes) from the padded end of the member before to the member's data: 1 where only a plain
 //! header lies between. Varints are LEB128.
 //!
-//! Corrupt bytes give an error, never a panic, and never more memory than the bytes account for.
+//! Corrupt bytes give an error, never a panic. Nothing is allocated by what they claim: a block takes what its bytes account for, and keys of
+//! at most 1 MiB each.
 
 use std::ops::Range;
 

@@ -90,7 +90,8 @@ fn a_decompressor_goes_on_after_an_error() {
         let open = decompressor.open(&damaged, &Limits::default()).unwrap();
         let size = open.scaled(1);
         let error = open.decode(Rect::all(size), 1, &Limits::default(), &mut out).unwrap_err();
-        assert!(error.offset.is_some_and(|offset| offset >= middle as u64), "{error}");
+        // The entropy decoder reports its place from time to time, not at every byte.
+        assert!(error.offset.is_some_and(|offset| offset.abs_diff(middle as u64) < 600), "{error}");
         let open = decompressor.open(&good, &Limits::default()).unwrap();
         open.decode(Rect::all(size), 1, &Limits::default(), &mut out).unwrap();
     }

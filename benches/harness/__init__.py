@@ -1,0 +1,1 @@
+"""The benchmark harness: workloads, the contenders that do them, what was measured, and the tables."""

@@ -1,0 +1,96 @@
+"""Where a run works: folders, programs, sizes. Everything that a workload needs and doesn't decide itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run of the harness."""
+
+    work: Path
+    """Data and caches, on the disk that is measured. Photographs stay there from run to run; nothing measured does."""
+    bin: Path
+    """The measuring programs, built in release mode."""
+    logs: Path
+    """What programs say on standard error."""
+    threads: int
+    rounds: int
+    small: bool
+    """A quick pass that shows that everything works; its figures mean little."""
+
+    def scaled(self, full: int, small: int) -> int:
+        return small if self.small else full
+
+    def empty(self, name: str) -> Path:
+        """A folder of this name without anything in it."""
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.work / name, ignore_errors=True)
+
+    def photos(self, shards: int, samples: int) -> list[Path]:
+        """The demo's shards of photographs, at least so many."""
+        from photos import cut
+
+        return cut(self.work / f"photos-{samples}", shards, samples)
+
+    def copies(self, name: str, shards: list[Path], least_bytes: int) -> list[Path]:
+        """These shards under other names, over and over, until they come to so many bytes: other objects for a loader, and no more
+        room on disk."""
+        folder = self.empty(name)
+        total, made = 0, []
+        while total < least_bytes:
+            for shard in shards:
+                path = folder / f"copy-{len(made):06}.tar"
+                os.link(shard, path)
+                made.append(path)
+                total += path.stat().st_size
+        return made
+
+    def program(self, name: str) -> str:
+        """A measuring program."""
+        path = self.bin / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not built: cargo build --release -p forebay-bench")
+        return str(path)
+
+    def installed(self, name: str) -> str:
+        """A program of this Python's environment, or of the system."""
+        beside = Path(sys.executable).with_name(name)
+        found = str(beside) if beside.exists() else shutil.which(name)
+        if not found:
+            raise FileNotFoundError(f"{name} is not installed")
+        return found
+
+    def peer(self, name: str) -> list[str]:
+        """The command of a peer that is a Python program."""
+        return [sys.executable, "-m", f"harness.peers.{name}"]
+
+
+def warm(paths: list[Path]) -> None:
+    """Brings files into the page cache."""
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.read(8 << 20):
+                pass
+
+
+def drop(paths: list[Path]) -> None:
+    """Takes files out of the page cache."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fdatasync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,107 @@
+"""Markdown tables from a folder of results, and their place in BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+
+
+def markdown(folder: Path) -> str:
+    """Everything that BENCHMARKS.md shows of a run."""
+    machine = json.loads((folder / "machine.json").read_text())
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.name != "machine.json"]
+    parts = [header(machine, folder)]
+    if any(result["small"] for result in results):
+        parts.append("**A small run: it shows that everything works; its figures mean little.**")
+    parts.append(targets(results))
+    parts += [workload(result) for result in results]
+    return "\n\n".join(parts) + "\n"
+
+
+def include(page: Path, text: str) -> None:
+    """Puts the tables between the page's markers."""
+    old = page.read_text()
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} has no lines {BEGIN!r} and {END!r}")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def header(machine: dict[str, Any], folder: Path) -> str:
+    disk = machine["disk"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"Run `{folder.name}`: {machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, "
+        f"kernel {machine['kernel']}; {disk['filesystem']} on {disk.get('device')} ({disk.get('model', 'no model given')}, "
+        f"scheduler {disk.get('scheduler', 'unknown')}); load before the run {machine['load'][0]:.1f}. Commit {machine['commit']}. {versions}."
+    )
+
+
+def targets(results: list[dict[str, Any]]) -> str:
+    lines = []
+    for result in results:
+        for target in result["targets"]:
+            wanted = [f"≥ {target['least']:g}"] if target["least"] is not None else []
+            wanted += [f"≤ {target['most']:g}"] if target["most"] is not None else []
+            reached = "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
+            verdict = {True: "yes", False: "**no**", None: "not measured"}[target["met"]] if wanted else "—"
+            lines.append([result["workload"], target["what"], reached, " ".join(wanted) or "—", verdict])
+        if "failed" in result:
+            lines.append([result["workload"], "the workload", f"failed: {result['failed']}", "—", "**no**"])
+    return table(["workload", "figure", "reached", "wanted", "met"], lines)
+
+
+def workload(result: dict[str, Any]) -> str:
+    head = f"### {result['title']}\n\n"
+    if "failed" in result:
+        return f"{head}Failed: {result['failed']}"
+    unit = result["unit"]
+    work = unit.removesuffix("/s").removesuffix("s")
+    lines = []
+    for row in result["rows"]:
+        name = [row["case"], row["contender"]]
+        if "median" not in row:
+            lines.append([*name, f"failed: {'; '.join(row['errors'])}", "", "", "", str(row["runs"]), ""])
+            continue
+        cpu, peak = row["cpu_seconds_per_unit"], row["peak_rss_bytes"]
+        lines.append(
+            [
+                *name,
+                f"{row['min']:.4g}",
+                f"**{row['median']:.4g}**",
+                f"{row['max']:.4g}",
+                "" if cpu is None else f"{cpu * 1e3:.3g}",
+                str(row["runs"]),
+                "" if peak is None else f"{peak / 1e6:.0f}",
+            ]
+        )
+    heads = ["case", "contender", f"min {unit}", f"median {unit}", f"max {unit}", f"CPU ms / {work}", "runs", "peak RSS MB"]
+    parts = [head + result["conditions"], table(heads, lines)]
+    for name, values in (result.get("series") or {}).items():
+        if values:
+            parts.append(f"{name}: VmRSS after each epoch, MB: {', '.join(f'{value / 1e6:.0f}' for value in values)}")
+    commands = "\n".join(f"{name}: {shorten(command)}" for name, command in result["commands"].items())
+    parts.append(f"<details><summary>Commands</summary>\n\n```text\n{commands}\n```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def shorten(command: list[str], most: int = 600) -> str:
+    """A command line on one line of the page; the whole one is in the JSON."""
+    home = str(Path.home())
+    line = shlex.join(command).replace(home, "~")
+    return line if len(line) <= most else f"{line[:most]} …"
+
+
+def table(heads: list[str], lines: Iterable[list[str]]) -> str:
+    """A Markdown table; a column that nothing stands in is left out."""
+    listed = list(lines)
+    kept = [at for at in range(len(heads)) if not listed or any(line[at] for line in listed)]
+    escape = [[line[at].replace("|", "\\|") for at in kept] for line in [heads, *listed]]
+    rows = [f"| {' | '.join(line)} |" for line in escape]
+    return "\n".join([rows[0], f"|{'---|' * len(kept)}", *rows[1:]])

@@ -1,0 +1,144 @@
+//! Crop decode and resize alone: the loader's own decoder on the loader's own boxes, with the members already in memory, on as
+//! many threads. What a training pipeline could reach if everything else cost nothing.
+//!
+//! `crops --threads 2 --batch 256 SHARD...` prints one JSON object.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Parser;
+use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
+use forebay_loader::dataset::tar::Event;
+use forebay_loader::dataset::{Grouper, Malformed, MemberEntry, SampleEntry, TarScanner};
+use forebay_loader::decode::{Decoder, ImageOut, Limits};
+use forebay_loader::field::{DecodeMode, Interpolation, Transform};
+use forebay_loader::plan::EpochRng;
+
+#[derive(Parser)]
+struct Args {
+    /// Decoding threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Images per batch: workers write into the slots of two batches in turn, as they do in a pipeline.
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// Key of the random boxes.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Passes over the shards; each has boxes of its own. The first is the warm-up and isn't counted.
+    #[arg(long, default_value_t = 2)]
+    epochs: u64,
+    /// Scale while decoding, where the output is much smaller than the crop.
+    #[arg(long)]
+    fast: bool,
+    /// Tar shards of JPEGs.
+    #[arg(required = true)]
+    shards: Vec<PathBuf>,
+}
+
+const SIDE: u32 = 224;
+const IMAGE_BYTES: usize = (SIDE * SIDE * 3) as usize;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(
+        args.threads > 0 && args.batch > 0 && args.epochs > 1,
+        "threads, batch and epochs - 1 must be 1 or more"
+    );
+    let mut images = Vec::new();
+    for shard in &args.shards {
+        images.extend(jpegs(shard).with_context(|| shard.display().to_string())?);
+    }
+    ensure!(!images.is_empty(), "the shards hold no .jpg");
+    let (mut cpu, mut seconds) = (0.0, 0.0);
+    for epoch in 0..args.epochs {
+        let (before, start) = (cpu_seconds()?, Instant::now());
+        pass(&args, &images, EpochRng::new(args.seed, epoch))?;
+        if epoch > 0 {
+            seconds += start.elapsed().as_secs_f64();
+            cpu += cpu_seconds()? - before;
+        }
+    }
+    let count = images.len() as u64 * (args.epochs - 1);
+    let answer = serde_json::json!({
+        "value": count as f64 / seconds,
+        "samples": count,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_rss_bytes": peak_rss_bytes()?,
+        "output": { "dtype": "uint8", "shape": [args.batch, SIDE, SIDE, 3] },
+    });
+    println!("{answer}");
+    Ok(())
+}
+
+/// Decodes every image once; threads take them one by one.
+fn pass(args: &Args, images: &[Vec<u8>], draws: EpochRng) -> Result<()> {
+    let transforms = [
+        Transform::RandomResizedCrop {
+            size: (SIDE, SIDE),
+            scale: (0.08, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            interpolation: Interpolation::Bilinear,
+            antialias: true,
+        },
+        Transform::RandomHorizontalFlip { p: 0.5 },
+    ];
+    let mode = if args.fast { DecodeMode::Fast } else { DecodeMode::Exact };
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        let mut decoder = Decoder::new(Limits::default());
+        // This thread's share of two batches.
+        let mut slots = vec![0u8; (2 * args.batch).div_ceil(args.threads) * IMAGE_BYTES];
+        for turn in 0.. {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(bytes) = images.get(number) else { return Ok(()) };
+            let at = turn % (slots.len() / IMAGE_BYTES) * IMAGE_BYTES;
+            let draw = |operation: u32, draw: u32| {
+                let mut random = draws.sample(number as u64, operation);
+                (0..draw).fold(random.unit(), |_, _| random.unit())
+            };
+            let slot = ImageOut::Slot(&mut slots[at..at + IMAGE_BYTES]);
+            decoder
+                .image(bytes, &transforms, mode, &draw, slot)
+                .map_err(|error| anyhow!("image {number}: {error}"))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
+        let ended =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+        ended.collect::<Result<Vec<()>>>().map(drop)
+    })
+}
+
+/// The .jpg members of a shard, in storage order.
+fn jpegs(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let bytes = std::fs::read(path)?;
+    let (mut scanner, mut grouper) = (TarScanner::new(Some(bytes.len() as u64)), Grouper::new());
+    let wrong = |error: Malformed| anyhow!("byte {}: {}", error.offset, error.what);
+    let mut images = Vec::new();
+    let mut keep = |sample: Option<SampleEntry>| -> Result<()> {
+        let Some(range) = sample.as_ref().and_then(|sample| sample.member(&["jpg"])).map(MemberEntry::range)
+        else {
+            return Ok(());
+        };
+        let data = bytes.get(range.start as usize..range.end as usize).context("the shard is cut")?;
+        images.push(data.to_vec());
+        Ok(())
+    };
+    let mut input = &bytes[..];
+    while let Some(event) = scanner.scan(&mut input).map_err(wrong)? {
+        if let Event::Member(member) = event {
+            keep(grouper.push(&member).map_err(wrong)?)?;
+        }
+    }
+    if let Some(Event::Member(member)) = scanner.finish().map_err(wrong)? {
+        keep(grouper.push(&member).map_err(wrong)?)?;
+    }
+    keep(grouper.finish())?;
+    Ok(images)
+}

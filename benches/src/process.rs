@@ -1,0 +1,22 @@
+//! What this process has used, as the kernel counts it.
+
+use anyhow::{Context, Result};
+
+/// User and system time, in seconds.
+pub fn cpu_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks =
+        |at: usize| fields.get(at).context("a field of /proc/self/stat").and_then(|f| Ok(f.parse::<f64>()?));
+    // Linux shows times in hundredths of a second.
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// The most memory that was resident at once, in bytes.
+pub fn peak_rss_bytes() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib << 10)
+}

@@ -1,0 +1,402 @@
+//! A cache folder that several processes share: the same calls whether this process owns it or asks the one that does.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use tokio::sync::{mpsc, watch};
+
+use super::client::{CallError, Client, Reply, unexpected};
+use super::folder::Folder;
+use super::fork::Birth;
+use super::leases::Leases;
+use super::lock::{ClientLock, LockFile, OWNER_LOCK};
+use super::member::{Actor, Member, Open, Role};
+use super::memfd;
+use super::message::{Answer, Request};
+use super::read::Reader;
+use crate::disk::{Advice, Evict, Progress, Status};
+use crate::error::{Error, Result};
+use crate::io::BlockIo;
+use crate::memory::Region;
+use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
+use crate::stats::{CacheStats, Counters};
+use crate::tiered::{self, CacheOptions, Prefetched, Read, Sharing};
+
+/// The cache. Clones are handles of the same one; it ends with the last, or with [`Cache::close`].
+///
+/// The first process that opens a folder owns it; later ones become its clients, and one of them takes over when it ends or dies. What was
+/// being asked is then asked again. All give the same options; `limit_bytes` and `origin` are those of the owner.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    roles: watch::Receiver<Role>,
+    leave: watch::Sender<bool>,
+    left: watch::Receiver<bool>,
+    reader: Reader,
+    counters: Counters,
+    birth: Birth,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // In a forked child nobody listens, and the channel's lock may be held by a thread that doesn't exist.
+        if self.birth.check().is_ok() {
+            self.leave.send_replace(true);
+        }
+    }
+}
+
+/// Who answers a request.
+enum Asked {
+    /// This process does.
+    Here(Arc<dyn Folder>),
+    /// The owner did.
+    There(Reply),
+}
+
+impl Cache {
+    /// Opens (or makes) the folder, as its owner or as a client of the process that owns it.
+    ///
+    /// # Errors
+    /// As [`tiered::Cache::open`] where this process becomes the owner. [`Error::Protocol`] where another process owns the folder and speaks
+    /// another version, or says nothing for `sharing.patience`; it names that process.
+    pub fn open(options: CacheOptions) -> Result<Self> {
+        let (dir, sharing, io, memory) =
+            (options.dir.clone(), options.sharing, options.io.clone(), options.memory.clone());
+        let open: Open = Arc::new(move |lock| {
+            let mine = CacheOptions {
+                dir: options.dir.clone(),
+                memory: options.memory.clone(),
+                origin: options.origin.clone(),
+                io: options.io.clone(),
+                runtime: options.runtime.clone(),
+                lock: Some(lock),
+                hold_evictions: true,
+                ..options
+            };
+            Ok(Arc::new(tiered::Cache::open(mine)?))
+        });
+        Self::open_with(&dir, sharing, io, memory, open)
+    }
+
+    /// As [`Self::open`], over any tiers.
+    pub(crate) fn open_with(
+        dir: &Path,
+        sharing: Sharing,
+        io: Arc<dyn BlockIo>,
+        staging: Region,
+        open: Open,
+    ) -> Result<Self> {
+        let birth = Birth::here();
+        let member = member(dir, sharing, &*io, open)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("forebay-share")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::config(format!("threads for the cache can't be started: {error}")))?;
+        let handle = runtime.handle().clone();
+        let (roles, seen) = watch::channel(Role::Seeking);
+        let (leave, leaves) = watch::channel(false);
+        let (gone, left) = watch::channel(false);
+        let (first, opened) = sync_channel(1);
+        let settled = seen.clone();
+        // The runtime lives and ends on this thread: a forked child, where the thread doesn't exist, never waits for it.
+        let run = move || {
+            runtime.block_on(async {
+                let actor = tokio::spawn(Actor::new(member, roles, leaves).run());
+                drop(first.send(settled_role(settled).await));
+                if let Err(error) = actor.await {
+                    tracing::error!(%error, "the cache's membership ended");
+                }
+            });
+            gone.send_replace(true);
+        };
+        std::thread::Builder::new()
+            .name("forebay-share".into())
+            .spawn(run)
+            .map_err(|error| Error::config(format!("a thread for the cache can't be started: {error}")))?;
+        let reader = Reader { io, staging, runtime: handle };
+        let inner = Inner { roles: seen, leave, left, reader, counters: Counters::default(), birth };
+        // Dropped with an error it leaves again.
+        let cache = Self { inner: Arc::new(inner) };
+        opened.recv().map_err(|_| Error::Closed)??;
+        Ok(cache)
+    }
+
+    /// As [`tiered::Cache::object`].
+    pub async fn object(&self, location: &Location) -> Result<Arc<ObjectMeta>> {
+        match self.ask(&Request::Object { location: location.clone() }, None).await? {
+            Asked::Here(folder) => folder.object(location).await,
+            Asked::There(Reply { message: Answer::Object { object }, .. }) => Ok(Arc::new(object)),
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::read`]. A client reads into `region`, by its own engine.
+    pub async fn read(&self, object: &Arc<ObjectMeta>, range: ByteRange, region: &Region) -> Result<Read> {
+        loop {
+            match self.role().await? {
+                Role::Owner(folder) => return folder.read(object, range, region).await,
+                Role::Client(client) => match self.inner.reader.read(&client, object, range, region).await {
+                    Ok(read) => {
+                        self.inner.counters.served(read.tiers);
+                        return Ok(read);
+                    }
+                    Err(CallError::Failed(error)) => return Err(error),
+                    Err(CallError::Lost) => client.end(),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    /// As [`tiered::Cache::prefetch`].
+    pub async fn prefetch(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
+        match self.ask(&Request::Prefetch { object: ObjectMeta::clone(object), range }, None).await? {
+            Asked::Here(folder) => folder.prefetch(object, range).await,
+            Asked::There(Reply { message: Answer::Prefetched { present, stored, declined, .. }, .. }) => {
+                Ok(Prefetched { present, stored, declined })
+            }
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::advise`]. A client's advice ends with the owner that it was given to.
+    pub fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice) {
+        if self.inner.birth.check().is_err() {
+            return;
+        }
+        let role = self.inner.roles.borrow().clone();
+        match role {
+            Role::Owner(folder) => folder.advise(object, range, advice),
+            Role::Client(client) => client.advise(Request::Advise { object: *object, range, advice }),
+            Role::Seeking | Role::Stuck(_) | Role::Left => {}
+        }
+    }
+
+    /// As [`tiered::Cache::aux_get`].
+    pub async fn aux_get(&self, kind: &str, id: &ObjectId) -> Result<Option<Vec<u8>>> {
+        match self.ask(&Request::AuxGet { kind: kind.into(), object: *id }, None).await? {
+            Asked::Here(folder) => folder.aux_get(kind, id).await,
+            Asked::There(Reply { message: Answer::Aux { found: false }, .. }) => Ok(None),
+            Asked::There(packet @ Reply { message: Answer::Aux { found: true }, .. }) => {
+                Ok(Some(self.attached(packet).await?))
+            }
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::aux_put`].
+    pub async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
+        match self.ask(&Request::AuxPut { kind: kind.into(), object: *id }, Some(&bytes)).await? {
+            Asked::Here(folder) => folder.aux_put(kind, id, bytes).await,
+            Asked::There(Reply { message: Answer::AuxKept { kept }, .. }) => Ok(kept),
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::evict`]. What any process holds a lease on stays.
+    pub async fn evict(&self, what: Evict) -> Result<u64> {
+        match self.ask(&Request::Evict { what }, None).await? {
+            Asked::Here(folder) => folder.evict(what).await,
+            Asked::There(Reply { message: Answer::Evicted { bytes }, .. }) => Ok(bytes),
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::verify`]; where the owner dies meanwhile, it begins again.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn verify(&self) -> Result<mpsc::Receiver<Progress>> {
+        self.inner.birth.check()?;
+        let (into, progress) = mpsc::channel(64);
+        let cache = self.clone();
+        self.inner.reader.runtime.spawn(async move {
+            if let Err(error) = cache.verify_into(into).await {
+                tracing::error!(%error, "verify ended early");
+            }
+        });
+        Ok(progress)
+    }
+
+    /// As [`tiered::Cache::status`].
+    pub async fn status(&self) -> Result<Status> {
+        match self.ask(&Request::Status, None).await? {
+            Asked::Here(folder) => folder.status().await,
+            Asked::There(packet @ Reply { message: Answer::Status, .. }) => {
+                let json = self.attached(packet).await?;
+                serde_json::from_slice(&json).map_err(|error| Error::Protocol {
+                    message: format!("its status can't be read: {error}"),
+                })
+            }
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// The counters of this process, and what it is. A client shows the folder as its owner last described it.
+    pub fn stats(&self) -> CacheStats {
+        let role = self.inner.roles.borrow().clone();
+        let own = CacheStats { engine: self.inner.reader.io.engine(), ..self.inner.counters.snapshot() };
+        match role {
+            Role::Owner(folder) => CacheStats { role: "owner", ..folder.stats() },
+            Role::Client(client) => {
+                let folder = client.facts();
+                CacheStats {
+                    role: "client",
+                    used_bytes: folder.used_bytes,
+                    limit_bytes: folder.limit_bytes,
+                    admission_stopped: folder.admission_stopped,
+                    offline: folder.offline,
+                    disk_state: folder.disk_state,
+                    ..own
+                }
+            }
+            Role::Seeking | Role::Stuck(_) | Role::Left => CacheStats { role: "seeking", ..own },
+        }
+    }
+
+    /// Waits until everything fetched is written and entered, and lets the folder go: a client takes it over. Reads after that are
+    /// [`Error::Closed`].
+    pub async fn close(&self) -> Result<()> {
+        self.inner.birth.check()?;
+        self.inner.leave.send_replace(true);
+        drop(self.inner.left.clone().wait_for(|left| *left).await);
+        Ok(())
+    }
+
+    /// Owner or client; waits while that is being settled.
+    async fn role(&self) -> Result<Role> {
+        self.inner.birth.check()?;
+        let mut roles = self.inner.roles.clone();
+        loop {
+            let role = roles.borrow_and_update().clone();
+            match role {
+                Role::Stuck(error) => return Err(error),
+                Role::Left => return Err(Error::Closed),
+                Role::Owner(_) => return Ok(role),
+                Role::Client(ref client) if !client.has_ended() => return Ok(role),
+                Role::Client(_) | Role::Seeking => roles.changed().await.map_err(|_| Error::Closed)?,
+            }
+        }
+    }
+
+    /// Finds who answers, and has the answer of another process, however often its owner changes meanwhile.
+    async fn ask(&self, request: &Request, bytes: Option<&[u8]>) -> Result<Asked> {
+        loop {
+            match self.role().await? {
+                Role::Owner(folder) => return Ok(Asked::Here(folder)),
+                Role::Client(client) => match self.call(&client, request, bytes).await {
+                    Ok(packet) => return Ok(Asked::There(packet)),
+                    Err(CallError::Failed(error)) => return Err(error),
+                    Err(CallError::Lost) => client.end(),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        client: &Client,
+        request: &Request,
+        bytes: Option<&[u8]>,
+    ) -> Result<Reply, CallError> {
+        // A copy into memory of the kernel: short beside what it took to make the bytes.
+        let fd = bytes.map(memfd::sealed).transpose().map_err(|error| Error::Protocol {
+            message: format!("memory for a request can't be had: {error}"),
+        })?;
+        client.call_with(request, fd).await
+    }
+
+    async fn attached(&self, packet: Reply) -> Result<Vec<u8>> {
+        let fd = packet.fds.into_iter().next();
+        let fd = fd.ok_or_else(|| Error::Protocol { message: "an answer came without its file".into() })?;
+        let read = self.inner.reader.runtime.spawn_blocking(move || memfd::read(fd)).await;
+        let read = read.map_err(|_| Error::Closed)?;
+        read.map_err(|error| Error::Protocol { message: format!("an answer's file can't be read: {error}") })
+    }
+
+    async fn verify_into(&self, into: mpsc::Sender<Progress>) -> Result<()> {
+        while !into.is_closed() {
+            match self.role().await? {
+                Role::Owner(folder) => {
+                    let mut progress = folder.verify()?;
+                    while let Some(step) = progress.recv().await {
+                        if into.send(step).await.is_err() {
+                            break;
+                        }
+                    }
+                    return Ok(());
+                }
+                Role::Client(client) if series(&client, &into).await? => return Ok(()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes an owner's findings on; false where it was lost before the end.
+async fn series(client: &Client, into: &mpsc::Sender<Progress>) -> Result<bool> {
+    let (answers, mut coming) = mpsc::channel(64);
+    if client.series(&Request::Verify, answers).await.is_err() {
+        client.end();
+        return Ok(false);
+    }
+    while let Some(answer) = coming.recv().await {
+        let step = match answer {
+            Answer::Progress { checked_blocks, total_blocks, checked_bytes, finding } => {
+                Progress { checked_blocks, total_blocks, checked_bytes, finding: finding.map(Into::into) }
+            }
+            Answer::Done { .. } => return Ok(true),
+            Answer::Failed { error } => return Err(error.into()),
+            other => return Err(unexpected(&other)),
+        };
+        if into.send(step).await.is_err() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn member(dir: &Path, sharing: Sharing, io: &dyn BlockIo, open: Open) -> Result<Member> {
+    std::fs::create_dir_all(dir).map_err(|error| Error::CacheDir {
+        path: dir.into(),
+        what: "it can't be made; choose a folder where this user may write (cache_dir)".into(),
+        source: Arc::new(error),
+    })?;
+    let lock = LockFile::open(&dir.join(OWNER_LOCK))?;
+    let client_lock = ClientLock::create(dir)?;
+    let hold = |file: &LockFile| {
+        io.hold(file.reference()?).map_err(|error| Error::CacheDir {
+            path: dir.into(),
+            what: "its lock can't be held by the I/O engine".into(),
+            source: Arc::new(error),
+        })
+    };
+    let holds = vec![hold(&lock)?, hold(client_lock.file())?];
+    Ok(Member {
+        dir: dir.into(),
+        sharing,
+        lock,
+        client_lock,
+        leases: Arc::new(Leases::default()),
+        open,
+        holds,
+    })
+}
+
+async fn settled_role(mut roles: watch::Receiver<Role>) -> Result<()> {
+    match roles.wait_for(|role| !matches!(role, Role::Seeking)).await.as_deref() {
+        Ok(Role::Stuck(error)) => Err(error.clone()),
+        Ok(Role::Owner(_) | Role::Client(_)) => Ok(()),
+        _ => Err(Error::Closed),
+    }
+}

@@ -1,0 +1,142 @@
+"""The compiled half of the package. Only `Array` is for users, as `forebay.Array`."""
+
+import sys
+from typing import Any, Self, final
+
+from typing_extensions import disjoint_base
+
+__all__ = ["Array", "Loader", "_ArrayBase", "_Handle", "__version__", "available_threads", "take_notices"]
+
+__version__: str
+
+@final
+class _Handle:
+    """Carries an array from Rust into `Array(...)`; Python code can't make one."""
+
+@disjoint_base
+class _ArrayBase:
+    """Shape, dtype and address of an array, and DLPack. `Array` adds the buffer protocol."""
+
+    def __new__(cls, handle: _Handle) -> Self: ...
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions, outermost first."""
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the elements' type, such as "uint8"."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any: ...
+    def numpy(self) -> Any:
+        """A numpy array over the same memory."""
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A DLPack capsule over the same memory; `copy=True` makes a copy, nothing else does."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(device type, device number): (1, 0), host memory."""
+
+    def __len__(self) -> int: ...
+
+@final
+class Array(_ArrayBase):
+    """An array of a batch, in memory of the loader: C-contiguous, writable, never copied.
+
+    Hand it to torch.from_dlpack, numpy.from_dlpack, numpy.asarray or memoryview. Its memory goes back to the loader when
+    the last of them lets go; it may outlive the loader.
+    """
+
+    # The buffer protocol works on every version; Python code sees its methods from 3.12 on.
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+@final
+class Loader:
+    """One rank's loader. Arguments were checked by `forebay.DataLoader`.
+
+    Waits without the interpreter lock; a signal handler that raises ends every wait at once. Every method raises
+    `ForkError` in a forked child, and errors under `forebay.Error`.
+    """
+
+    def __new__(
+        cls,
+        sources: list[str],
+        *,
+        fields: str,
+        batch_size: int,
+        mode: str,
+        seed: int,
+        drop_last: bool,
+        shuffle_window: int | None,
+        canonical_ranks: int | None,
+        rank: int,
+        world_size: int,
+        local_world_size: int,
+        num_threads: int | None,
+        prefetch_factor: int,
+        timeout: float | None,
+        skip_errors: bool,
+        max_errors: int,
+        cache_dir: str,
+        cache_limit: int,
+        host_memory_limit: int,
+        storage_options: dict[str, str],
+    ) -> Self:
+        """Resolves the sources and opens the cache. `fields` is JSON, `timeout` seconds, limits bytes."""
+
+    def batches(self) -> int | None:
+        """Batches per rank of a whole epoch, or None without every shard's count."""
+
+    def count(self) -> None:
+        """Gets every shard's count."""
+
+    def start(self) -> None:
+        """Starts the next epoch, or goes on where a state was loaded."""
+
+    def next(self) -> tuple[dict[str, Any], int, int, int, list[tuple[int, int]]] | None:
+        """(columns, epoch, index, valid, samples), or None where the epoch is over."""
+
+    def stop(self) -> None:
+        """Leaves the running epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Keeps the position in epoch `epoch`; starts any other at 0."""
+
+    def state(self) -> str:
+        """Where the loader stands, as JSON."""
+
+    def load_state(self, state: str) -> None:
+        """Goes on from a state."""
+
+    def order_hash(self) -> str:
+        """The order's hash, equal on ranks that agree."""
+
+    def stats(self) -> str:
+        """What ran so far, as JSON."""
+
+    def close(self) -> None:
+        """Ends everything; batches that were handed out stay valid."""
+
+def available_threads() -> int:
+    """Cores given to this process by cgroup and affinity, divided by LOCAL_WORLD_SIZE; at least 1."""
+
+def take_notices() -> list[tuple[int, str]]:
+    """What the runtime had to say since the last call, as (level of `logging`, text)."""

@@ -1,0 +1,75 @@
+"""`forebay.torch.DataLoader`: the same arguments, torch tensors in the batches.
+
+Arrays become tensors over the same memory (no copy). Images are NCHW views in channels_last strides, ragged ones CHW. Text, Json
+and Bytes stay lists. Don't put it inside torch.utils.data.DataLoader, nor in worker processes: its own threads decode ahead.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from forebay._errors import StateError
+from forebay._fields import Image
+from forebay._forebay import Array
+from forebay._loader import DataLoader as _DataLoader
+
+__all__ = ["DataLoader"]
+
+
+class DataLoader(_DataLoader):
+    """As `forebay.DataLoader`, with torch tensors.
+
+    Where torch.distributed is initialised it also tells rank and world size, unless arguments or the environment do, and
+    the first `iter()` after the start or after a state was loaded compares the order among the ranks of `process_group`
+    (default: all): every rank of it must iterate. A difference, such as another seed or a missing shard, is a `StateError`
+    on every rank.
+    """
+
+    def __init__(self, urls: Any, *, process_group: Any = None, **arguments: Any) -> None:
+        super().__init__(urls, **arguments)
+        self._group = process_group
+        self._compared = False
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._compared and _distributed():
+            self._compare_order()
+            self._compared = True
+        return super().__iter__()
+
+    def load_state_dict(self, state: Any) -> None:
+        """As `forebay.DataLoader.load_state_dict`."""
+        super().load_state_dict(state)
+        self._compared = False
+
+    def _compare_order(self) -> None:
+        mine = self._core.order_hash()
+        hashes: list[Any] = [None] * torch.distributed.get_world_size(self._group)
+        torch.distributed.all_gather_object(hashes, mine, group=self._group)
+        others = [rank for rank, each in enumerate(hashes) if each != hashes[0]]
+        if others:
+            raise StateError(
+                f"the ranks don't agree on the order of samples: ranks {others} differ from rank 0. Give all of them the same "
+                "urls, seed, shuffle, shuffle_window, canonical_ranks and state, and see that the shards have not changed"
+            )
+
+    def _default_place(self) -> tuple[int, int] | None:
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else None
+
+    def _convert(self, name: str, column: Any) -> Any:
+        column = super()._convert(name, column)
+        is_image = isinstance(self._fields[name], Image)
+        if isinstance(column, Array):
+            return _tensor(column, is_image)
+        if column and isinstance(column[0], Array):
+            return [_tensor(each, is_image) for each in column]
+        return column
+
+
+def _tensor(array: Array, is_image: bool) -> torch.Tensor:
+    tensor = torch.from_dlpack(array)
+    return tensor.movedim(-1, -3) if is_image else tensor
+
+
+def _distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())

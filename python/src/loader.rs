@@ -1,0 +1,248 @@
+//! The loader's calls for Python, one to one; `forebay.DataLoader` gives them their manners.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use forebay_loader::Error;
+use forebay_loader::loader::{Loader as Inner, Next};
+use forebay_loader::options::{CacheSettings, LoaderOptions, OnError};
+use forebay_loader::plan::OrderMode;
+use forebay_loader::stats::LoaderStats;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::error::{check, raise};
+use crate::fork::Owned;
+use crate::wait::{SLICE, interruptibly};
+use crate::{batch, notices};
+
+/// One rank's loader. Arguments were checked by `forebay.DataLoader`; `fields` is its JSON.
+#[pyclass(frozen, name = "Loader", module = "forebay._forebay")]
+pub(crate) struct Loader {
+    state: Owned<Mutex<State>>,
+    /// Held by a start and by the stop that follows an interrupted one, so that the stop can't hit a later start.
+    starting: Arc<Mutex<()>>,
+}
+
+/// A closed loader gives its memory back at once, whoever still has a reference to it; its account stays.
+enum State {
+    Open(Arc<Inner>),
+    Closed(Box<LoaderStats>),
+}
+
+impl Loader {
+    fn inner(&self, py: Python<'_>) -> PyResult<Arc<Inner>> {
+        let state = check(py, self.state.get())?;
+        match &*state.lock() {
+            State::Open(inner) => Ok(inner.clone()),
+            State::Closed(_) => Err(raise(py, &Error::Closed)),
+        }
+    }
+
+    /// A call that may take long: see `interruptibly`.
+    fn call<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> PyResult<T> {
+        let inner = self.inner(py)?;
+        let result = interruptibly(py, move || call(&inner))?;
+        check(py, result)
+    }
+}
+
+#[pymethods]
+impl Loader {
+    #[new]
+    #[pyo3(signature = (
+        sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
+        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options
+    ))]
+    #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
+    fn new(
+        py: Python<'_>,
+        sources: Vec<String>,
+        fields: &str,
+        batch_size: usize,
+        mode: &str,
+        seed: u64,
+        drop_last: bool,
+        shuffle_window: Option<u64>,
+        canonical_ranks: Option<u32>,
+        rank: u32,
+        world_size: u32,
+        local_world_size: u32,
+        num_threads: Option<usize>,
+        prefetch_factor: usize,
+        timeout: Option<f64>,
+        skip_errors: bool,
+        max_errors: u64,
+        cache_dir: PathBuf,
+        cache_limit: u64,
+        host_memory_limit: u64,
+        storage_options: BTreeMap<String, String>,
+    ) -> PyResult<Self> {
+        let unreadable = |what: &str, error: String| raise(py, &Error::config(format!("{what}: {error}")));
+        let options = LoaderOptions {
+            sources,
+            fields: serde_json::from_str(fields).map_err(|error| unreadable("fields", error.to_string()))?,
+            batch_size,
+            mode: mode_named(mode)
+                .ok_or_else(|| unreadable("shuffle", format!("no order is called {mode:?}")))?,
+            seed,
+            drop_last,
+            shuffle_window,
+            canonical_ranks,
+            rank,
+            world_size,
+            local_world_size,
+            num_threads,
+            prefetch_factor,
+            timeout: timeout
+                .map(Duration::try_from_secs_f64)
+                .transpose()
+                .map_err(|error| unreadable("timeout", error.to_string()))?,
+            on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
+            max_errors,
+            cache: CacheSettings {
+                dir: cache_dir,
+                limit_bytes: cache_limit,
+                host_memory_limit_bytes: host_memory_limit,
+                storage_options,
+            },
+        };
+        check(py, options.validate())?;
+        let inner = interruptibly(py, move || Inner::open(options))?;
+        let state = Mutex::new(State::Open(Arc::new(check(py, inner)?)));
+        Ok(Self { state: Owned::new(state), starting: Arc::default() })
+    }
+
+    /// Batches per rank of a whole epoch, or None without every shard's count.
+    fn batches(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        let inner = self.inner(py)?;
+        Ok(py.detach(|| inner.len()))
+    }
+
+    /// Gets every shard's count.
+    fn count(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, Inner::count)
+    }
+
+    /// Starts the next epoch, or goes on where a state was loaded.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        // A start that was interrupted ends behind the interrupt: what it started must not run for nobody.
+        let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+        let still_wanted = wanted.0.clone();
+        let one_at_a_time = self.starting.clone();
+        let started = self.call(py, move |inner| {
+            let _turn = one_at_a_time.lock();
+            let started = inner.start();
+            if !still_wanted.load(Ordering::Acquire) {
+                inner.stop();
+            }
+            started
+        });
+        drop(wanted);
+        started
+    }
+
+    /// The next batch as (columns, epoch, index, valid, samples), or None where the epoch is over.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let inner = self.inner(py)?;
+        loop {
+            match check(py, py.detach(|| inner.next(SLICE)))? {
+                Next::Batch(batch) => return batch::to_python(py, *batch).map(Some),
+                Next::End => return Ok(None),
+                Next::Pending => py.check_signals()?,
+            }
+        }
+    }
+
+    /// Leaves the running epoch.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        let inner = self.inner(py)?;
+        py.detach(|| inner.stop());
+        Ok(())
+    }
+
+    /// Keeps the position in epoch `epoch`; starts any other at 0.
+    fn set_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        let inner = self.inner(py)?;
+        py.detach(|| inner.set_epoch(epoch));
+        Ok(())
+    }
+
+    /// Where the loader stands, as JSON.
+    fn state(&self, py: Python<'_>) -> PyResult<String> {
+        self.call(py, Inner::state)
+    }
+
+    /// Goes on from a state.
+    fn load_state(&self, py: Python<'_>, state: String) -> PyResult<()> {
+        self.call(py, move |inner| inner.load_state(&state))
+    }
+
+    /// The order's hash, equal on ranks that agree.
+    fn order_hash(&self, py: Python<'_>) -> PyResult<String> {
+        self.call(py, Inner::order_hash)
+    }
+
+    /// What ran so far, as JSON; after `close`, what ran until then.
+    fn stats(&self, py: Python<'_>) -> PyResult<String> {
+        let state = check(py, self.state.get())?;
+        let stats = py.detach(|| match &*state.lock() {
+            State::Open(inner) => serde_json::to_string(&inner.stats()),
+            State::Closed(stats) => serde_json::to_string(stats),
+        });
+        stats.map_err(|error| raise(py, &Error::Panic { message: format!("stats as JSON: {error}") }))
+    }
+
+    /// Ends everything; batches that were handed out stay valid.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let inner = self.inner(py)?;
+        let ending = inner.clone();
+        let stats = interruptibly(py, move || {
+            ending.close();
+            ending.stats()
+        })?;
+        *check(py, self.state.get())?.lock() = State::Closed(Box::new(stats));
+        // The last reference: threads are joined here.
+        py.detach(move || drop(inner));
+        Ok(())
+    }
+}
+
+/// True until it is dropped.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+fn mode_named(name: &str) -> Option<OrderMode> {
+    Some(match name {
+        "storage" => OrderMode::Storage,
+        "shuffle" => OrderMode::Shuffle,
+        "sticky" => OrderMode::Sticky,
+        "global" => OrderMode::Global,
+        _ => return None,
+    })
+}
+
+/// Cores given to this process by cgroup and affinity, divided by LOCAL_WORLD_SIZE: the default of num_threads.
+#[pyfunction]
+pub(crate) fn available_threads() -> usize {
+    forebay_loader::threads::default_threads()
+}
+
+/// What the runtime had to say since the last call, as (level, text); level as in Python's `logging`.
+#[pyfunction]
+pub(crate) fn take_notices() -> Vec<(u8, String)> {
+    notices::take()
+}

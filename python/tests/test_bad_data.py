@@ -1,0 +1,210 @@
+"""Corrupt samples and shards: an error that names object, member and offset, or a replacement that is counted."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import forebay
+import numpy as np
+import pytest
+from conftest import LABEL, Dataset, OpenLoader, samples_of
+from PIL import Image
+
+IMAGE = {"image": forebay.Image("jpg", transform=[forebay.Resize((16, 16))])}
+Write = Callable[..., str]
+
+
+def jpeg(size: tuple[int, int] = (40, 30)) -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(out, "JPEG")
+    return out.getvalue()
+
+
+def with_size(width: int, height: int) -> bytes:
+    """A JPEG whose header claims another size."""
+    data = bytearray(jpeg())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+BAD_JPEGS = {
+    "empty": b"",
+    "text": b"not a picture at all",
+    "truncated": jpeg()[:400],
+    "no size": with_size(0, 0),
+    "far too large": with_size(65_535, 65_535),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JPEGS)
+def test_a_bad_picture_is_named(write: Write, open_loader: OpenLoader, name: str) -> None:
+    path = write({"a.jpg": jpeg(), "b.jpg": BAD_JPEGS[name]})
+    with pytest.raises(forebay.DataError, match=r"b\.jpg.*byte \d+") as caught:
+        samples_of(open_loader(path, fields=IMAGE))
+    error = caught.value
+    assert error.location
+    assert error.location.endswith("x.tar")
+    assert error.member == "b.jpg"
+    with tarfile.open(path) as tar:
+        assert error.offset == tar.getmember("b.jpg").offset_data
+
+
+def test_pictures_are_decoded_by_content_not_by_name(write: Write, open_loader: OpenLoader) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(out, "PNG")
+    batch = next(iter(open_loader(write({"a.jpg": out.getvalue()}), fields=IMAGE)))
+    assert (np.asarray(batch["image"])[0] == [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "says"),
+    [
+        (forebay.Int("x"), b"abc", "abc"),
+        (forebay.Int("x"), b"", ""),
+        (forebay.Int("x"), b"99999999999999999999", "99999999999999999999"),
+        (forebay.Int("x"), b"1.5", "1.5"),
+        (forebay.Float("x"), b"one", "one"),
+        (forebay.Text("x"), b"\xff\xfe", "UTF-8"),
+        (forebay.Json("x"), b"{", "JSON"),
+        (forebay.Numpy("x"), b"\x93NUMPY\x01\x00", "npy"),
+        (forebay.Numpy("x"), b"no array", "npy"),
+    ],
+)
+def test_a_member_that_is_not_what_its_field_says(
+    write: Write, open_loader: OpenLoader, field: forebay.Field, content: bytes, says: str
+) -> None:
+    with pytest.raises(forebay.DataError) as caught:
+        samples_of(open_loader(write({"k.x": content}), fields={"f": field}))
+    assert says.lower() in str(caught.value).lower()
+    assert caught.value.member == "k.x"
+
+
+def test_a_missing_field_says_what_there_is(write: Write, open_loader: OpenLoader) -> None:
+    with pytest.raises(forebay.DataError, match=r"'?\"?b\"?'?.*cls.*jpg"):
+        samples_of(open_loader(write({"a.cls": b"1", "b.jpg": jpeg()}), fields=LABEL))
+
+
+def test_skip_replaces_counts_and_lists(write: Write, open_loader: OpenLoader) -> None:
+    broken = set(range(0, 960, 80))
+    path = write({f"{index:03}.cls": b"nonsense" if index in broken else str(index).encode() for index in range(960)})
+    loader = open_loader(path, shuffle=True, on_error="skip", batch_size=32)
+    labels = [label for batch in loader for label in np.asarray(batch["label"]).tolist()]
+    assert len(labels) == 960, "positions never shift"
+    assert set(labels) == set(range(960)) - broken
+    stats = loader.stats()
+    assert stats.skipped == len(stats.errors) == len(broken)
+    assert all(".cls" in error and "x.tar" in error for error in stats.errors)
+    loader.close()
+    again = open_loader(path, shuffle=True, on_error="skip", batch_size=32, num_threads=1)
+    assert [label for batch in again for label in np.asarray(batch["label"]).tolist()] == labels
+    again.close()
+    bounded = open_loader(path, shuffle=True, on_error="skip", batch_size=32, max_errors=3)
+    with pytest.raises(forebay.DataError, match="max_errors=3"):
+        samples_of(bounded)
+
+
+def raw_header(name: bytes, size: bytes) -> bytes:
+    header = bytearray(512)
+    header[: len(name)] = name
+    header[100:108] = b"0000644\0"
+    header[124 : 124 + len(size)] = size
+    header[136:148] = b"00000000000\0"
+    header[156:157] = b"0"
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def test_a_truncated_shard_says_where(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    data = dataset.paths[0].read_bytes()
+    path = tmp_path / "cut.tar"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(forebay.DataError, match=r"cut\.tar.*byte \d+") as caught:
+        samples_of(open_loader(path))
+    assert caught.value.offset
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(raw_header(b"a.cls", b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7), id="claims 2^63 bytes"),
+        pytest.param(b"this is no tar" * 100, id="no tar"),
+        pytest.param(raw_header(b"a.cls", b"zzzzzzzzzzz\0"), id="a size that is no number"),
+    ],
+)
+def test_a_shard_that_is_none(open_loader: OpenLoader, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.tar"
+    path.write_bytes(content + bytes(1024))
+    with pytest.raises(forebay.DataError, match=r"bad\.tar"):
+        samples_of(open_loader(path))
+
+
+def test_an_empty_shard_and_an_empty_dataset(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.tar"
+    empty.write_bytes(b"")
+    for sources in ([empty], tmp_path / "nothing-*.tar"):
+        with pytest.raises(forebay.Error) as caught:
+            samples_of(open_loader(sources))
+        assert isinstance(caught.value, (forebay.DataError, forebay.NotFoundError))
+
+
+def test_strange_names_are_only_names(write: Write, open_loader: OpenLoader, tmp_path: Path) -> None:
+    names = ["../up.cls", "/abs.cls", "a" * 200 + "/" + "b" * 90 + ".cls", "ü/ö.cls"]
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    path = tmp_path / "names.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for index, name in enumerate([*names, "long/" + "x" * 10_000 + ".cls"]):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(str(index).encode()))
+    labels = [label for batch in open_loader(path) for label in np.asarray(batch["label"])[: batch.valid].tolist()]
+    assert labels == [0, 1, 2, 3, 4]
+    after = {each for each in tmp_path.rglob("*") if not each.is_relative_to(tmp_path / "cache")}
+    assert after - before - {tmp_path / "cache"} == {path}, "nothing was written outside of the cache folder"
+
+
+def test_a_flipped_bit_in_the_cache_is_fetched_again(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    fields = {"jpg": forebay.Bytes("jpg")}
+    loader = open_loader(dataset.urls, fields=fields)
+    samples_of(loader)
+    loader.close()
+    del loader
+    blocks = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+    flipped = 0
+    for path in blocks:
+        if b"ustar" not in (data := bytearray(path.read_bytes())):
+            continue  # not a shard's bytes
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+        flipped += 1
+    assert flipped
+    for batch in open_loader(dataset.urls, fields=fields):
+        for row, place in enumerate(batch.samples[: batch.valid]):
+            assert batch["jpg"][row] == dataset.at(place).jpg
+
+
+def test_limits_that_are_too_small_say_what_would_do(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    for arguments in ({"cache_limit": "1MB"}, {"host_memory_limit": "1MB"}):
+        name = next(iter(arguments))
+        with pytest.raises(forebay.ConfigError, match=rf"{name}.*least") as caught:
+            samples_of(open_loader(dataset.urls, shuffle=True, cache_dir=tmp_path / name, **arguments))
+        assert any(character.isdigit() for character in str(caught.value))
+
+
+def test_a_cache_folder_that_is_a_file(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(forebay.CacheError, match="file"):
+        open_loader(dataset.urls, cache_dir=tmp_path / "file")
+
+
+def test_the_same_key_in_two_shards_is_two_samples(write: Write, open_loader: OpenLoader) -> None:
+    paths = [write({"same.cls": label}, name) for name, label in (("a.tar", b"1"), ("b.tar", b"2"))]
+    batch: Any = next(iter(open_loader(paths)))
+    assert np.asarray(batch["label"]).tolist()[: batch.valid] == [1, 2]

@@ -1,0 +1,253 @@
+"""A loader inside a process: import, Ctrl-C, fork, exit, memory."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Dataset
+from servers import RangeServer, etag_of
+
+OPEN = """
+import gc, os, sys, threading, time
+import forebay
+def open_loader(urls, cache, **more):
+    settings = dict(batch_size=8, fields={"label": forebay.Int("cls")}, cache_dir=cache, cache_limit="1GB",
+                    host_memory_limit="256MB", num_threads=2)
+    return forebay.DataLoader(urls, **{**settings, **more})
+cache, *urls = sys.argv[1:]
+"""
+
+
+def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", OPEN + code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def run(code: str, *arguments: Any) -> str:
+    status, out, err = finish(start(code, *arguments))
+    assert status == 0, err
+    return out
+
+
+def test_import_brings_no_numpy_and_no_torch() -> None:
+    code = "import sys, forebay; print([name for name in ('numpy', 'torch', 'json', 'dataclasses') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_loader_left_open_does_not_hold_up_the_exit(dataset: Dataset, tmp_path: Path) -> None:
+    run("loader = open_loader(urls, cache); it = iter(loader); batch = next(it)", tmp_path, *dataset.urls)
+
+
+def test_arrays_may_be_dropped_at_exit(dataset: Dataset, tmp_path: Path) -> None:
+    code = """
+import numpy
+sys.modules["keeps"] = [numpy.asarray(batch["label"]) for batch in open_loader(urls, cache)]
+cycle = [memoryview(a) for a in sys.modules["keeps"]]; cycle.append(cycle)
+"""
+    run(code, tmp_path, *dataset.urls)
+
+
+class Stall:
+    """Answers of shards that begin and don't go on, until they are let go: then they are cut, and others work."""
+
+    def __init__(self, server: RangeServer) -> None:
+        self.begun, self._released = threading.Event(), threading.Event()
+        server.answer = self._answer
+
+    def release(self) -> None:
+        self._released.set()
+
+    def _answer(self, handler: Any) -> bool:
+        if self._released.is_set() or handler.command != "GET" or not handler.path.endswith(".tar"):
+            return False
+        path = handler.folder / handler.path.lstrip("/")
+        size = path.stat().st_size
+        handler.send_response(206)
+        handler.send_header("etag", etag_of(path))
+        handler.send_header("content-length", str(size))
+        handler.send_header("content-range", f"bytes 0-{size - 1}/{size}")
+        handler.end_headers()
+        self.begun.set()
+        self._released.wait(60)
+        handler.close_connection = True
+        return True
+
+
+@pytest.fixture
+def stall(http: RangeServer) -> Iterator[Stall]:
+    stalled = Stall(http)
+    yield stalled
+    stalled.release()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ctrl_c_ends_a_wait(http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path, shuffle: bool) -> None:
+    code = f"""
+try:
+    print("waiting", flush=True)
+    next(iter(open_loader(urls, cache, shuffle={shuffle})))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    process = start(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths])
+    assert process.stdout
+    assert process.stdout.readline() == "waiting\n"
+    assert stall.begun.wait(60)
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process, 60)
+    assert (status, out) == (0, "interrupted\n"), err
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_interrupted_loader_can_be_used_again(
+    http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path, shuffle: bool
+) -> None:
+    """A signal handler raises in the wait; the origin then works, and no sample is lost."""
+    code = f"""
+import signal
+def alarm(*_):
+    raise InterruptedError("alarm")
+signal.signal(signal.SIGALRM, alarm)
+loader = open_loader(urls, cache, shuffle={shuffle})
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+try:
+    next(iter(loader))
+except InterruptedError:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print("alarm", flush=True)
+sys.stdin.readline()
+print(sum(batch.valid for batch in loader))
+"""
+    command = [sys.executable, "-c", OPEN + code, str(tmp_path), *[f"{http.url}/{path.name}" for path in dataset.paths]]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout
+    assert process.stdin
+    said = process.stdout.readline()
+    assert said == "alarm\n", finish(process)
+    stall.release()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    status, out, err = finish(process)
+    assert (status, out) == (0, "60\n"), err
+
+
+FORK = """
+import numpy
+loader = open_loader(urls, cache, fields={"label": forebay.Int("cls"), "blob": forebay.Bytes("bin")})
+running = iter(loader)
+batch = next(running)
+label = batch["label"]
+held = [numpy.from_dlpack(label), memoryview(label), label.__dlpack__()]
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    refused = 0
+    for call in (lambda: next(running), lambda: iter(loader), loader.state_dict, loader.stats, loader.close, loader.count,
+                 lambda: len(loader), lambda: loader.set_epoch(1), lambda: label.shape, lambda: memoryview(label),
+                 lambda: label.__dlpack__(), lambda: label.__array_interface__):
+        try:
+            call()
+        except forebay.ForkError as error:
+            assert "spawn" in str(error)
+            refused += 1
+    del call, held, label, batch, running, loader
+    gc.collect()
+    sys.exit(refused)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), batch["label"].shape, sum(each.valid for each in running) + batch.valid)
+"""
+
+
+def test_a_forked_child_gets_an_error_and_never_hangs(dataset: Dataset, tmp_path: Path) -> None:
+    assert run(FORK, tmp_path, *dataset.urls) == "12 (8,) 60\n"
+
+
+def test_a_forked_child_may_have_a_loader_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    code = """
+loader = open_loader(urls, cache)
+next(iter(loader))
+loader.close()
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    own = open_loader(urls, cache + "-child")
+    print(sum(batch.valid for batch in own), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    assert run(code, tmp_path / "cache", *dataset.urls) == "60\n"
+
+
+def test_other_python_threads_run_while_a_loader_waits(
+    http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path
+) -> None:
+    code = """
+turns = 0
+def count():
+    global turns
+    while turns < 1000:
+        turns += 1
+        time.sleep(0)
+    os._exit(0)
+threading.Thread(target=count).start()
+next(iter(open_loader(urls, cache)))
+"""
+    run(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths])
+
+
+def test_many_epochs_take_no_more_memory_than_a_few(dataset: Dataset, tmp_path: Path) -> None:
+    code = """
+def resident():
+    gc.collect()
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+loader = open_loader(urls, cache, shuffle=True, host_memory_limit="128MB",
+                     fields={"image": forebay.Image("jpg", transform=[forebay.RandomResizedCrop(64)])})
+for epoch in range(30):
+    for batch in loader:
+        pass
+    if epoch == 9:
+        before = resident()
+print(resident() - before)
+"""
+    assert int(run(code, tmp_path, *dataset.urls)) < 16_000, "kB more after 20 further epochs"
+
+
+def test_two_processes_share_a_cache_folder(http: RangeServer, dataset: Dataset, tmp_path: Path) -> None:
+    """Each reads every sample; the origin is asked for each byte once."""
+    code = """
+loader = open_loader(urls, cache)
+print(sum(batch.valid for batch in loader), loader.stats().role)
+sys.stdout.flush()
+sys.stdin.readline()
+"""
+    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    command = [sys.executable, "-c", OPEN + code, str(tmp_path), *urls]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        lines = [process.stdout.readline().split() for process in both if process.stdout]
+        assert [line[0] for line in lines] == ["60", "60"]
+        assert sorted(line[1] for line in lines) == ["client", "owner"]
+        for process in both:
+            process.communicate("bye\n", timeout=60)
+    finally:
+        for process in both:
+            process.kill()
+    ranges = [(path, wanted) for method, path, wanted in http.requests if method == "GET"]
+    assert len(ranges) == len(set(ranges)), "no range was fetched twice"
