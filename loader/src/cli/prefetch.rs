@@ -228,7 +228,7 @@ mod tests {
         for wrong in ["", "a", "3..3", "2..", "-1"] {
             assert!(Numbers::parse(wrong).unwrap_err().contains("0..8"), "{wrong}");
         }
-        assert!(matches!(select(objects, Some(&Numbers(vec![0..5]))), Err(Failure::Usage(_))));
+        assert!(matches!(select(objects, Some(&Numbers::parse("0..5").unwrap())), Err(Failure::Usage(_))));
     }
 
     #[test]
