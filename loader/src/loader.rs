@@ -326,7 +326,7 @@ impl Loader {
             },
             simd: threads::simd(),
             threads: place.pool.current_num_threads(),
-            role: "owner",
+            role: cache.role,
             host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64
                 + cache.ram_bytes,
             host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64
