@@ -152,6 +152,10 @@ impl Loader {
     pub fn start(&self) -> Result<()> {
         self.place.session.check_process()?;
         self.stop();
+        if !self.discovers(&self.position.lock()) {
+            // Before the position is locked: a pass takes its time, and others may ask for the state or close meanwhile.
+            self.count()?;
+        }
         let mut position = self.position.lock();
         if position.closed {
             return Err(Error::Closed);

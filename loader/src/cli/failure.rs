@@ -1,7 +1,6 @@
 //! Why a command ended early, as a line on standard error and an exit code.
 
 use std::error::Error as StdError;
-use std::process::ExitCode;
 
 /// The exit code of a program that a signal asked to end, as shells count it (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
@@ -40,11 +39,11 @@ impl Failure {
         }
     }
 
-    pub(super) fn exit_code(&self) -> ExitCode {
+    pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Failed(_) | Self::Found(_) => ExitCode::FAILURE,
-            Self::Interrupted(_) => ExitCode::from(INTERRUPTED),
+            Self::Usage(_) => 2,
+            Self::Failed(_) | Self::Found(_) => 1,
+            Self::Interrupted(_) => INTERRUPTED,
         }
     }
 }

@@ -18,7 +18,6 @@ mod status;
 mod verify;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -49,18 +48,18 @@ enum Command {
 }
 
 /// Runs the program with `args`, the first of which is its name, and gives its exit code. Listens to SIGINT and SIGTERM while it runs.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let program = match Program::try_parse_from(args) {
         Ok(program) => program,
         Err(error) => {
             // Help and version come this way too. Nobody is left to be told where this can't be printed.
             drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
     let done = Interrupt::listen().and_then(|interrupt| program.run(&interrupt));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             failure.print();
             failure.exit_code()
