@@ -38,7 +38,10 @@ fn dataset(dir: &Path, shards: usize, samples: usize) {
             .flat_map(|sample| {
                 let number = shard * samples + sample;
                 let name = format!("{number:06}");
-                [(format!("{name}.bin"), vec![number as u8; 100 + number]), (format!("{name}.cls"), number.to_string().into_bytes())]
+                [
+                    (format!("{name}.bin"), vec![number as u8; 100 + number]),
+                    (format!("{name}.cls"), number.to_string().into_bytes()),
+                ]
             })
             .collect();
         std::fs::write(dir.join(format!("train-{shard:03}.tar")), tar(&members)).unwrap();
@@ -98,7 +101,8 @@ fn labels(batch: &Batch) -> Vec<i64> {
     let Column::Dense(label) = &batch.columns[0].1 else { panic!("labels are dense") };
     let Column::Bytes(data) = &batch.columns[1].1 else { panic!("data are bytes") };
     assert_eq!(label.shape, [batch.rows]);
-    let labels: Vec<i64> = label.data.chunks_exact(8).map(|bytes| i64::from_ne_bytes(bytes.try_into().unwrap())).collect();
+    let labels: Vec<i64> =
+        label.data.chunks_exact(8).map(|bytes| i64::from_ne_bytes(bytes.try_into().unwrap())).collect();
     for (label, data) in labels.iter().zip(data) {
         assert_eq!(**data, vec![*label as u8; 100 + *label as usize][..]);
     }
@@ -148,7 +152,8 @@ fn a_job_resumed_on_two_ranks_delivers_exactly_what_was_missing() {
     let state = loader.state().unwrap();
     drop(loader);
     for rank in 0..2 {
-        let rank = Loader::open(LoaderOptions { rank, world_size: 2, batch_size: 4, ..options(dir.path()) }).unwrap();
+        let rank = Loader::open(LoaderOptions { rank, world_size: 2, batch_size: 4, ..options(dir.path()) })
+            .unwrap();
         rank.load_state(&state).unwrap();
         assert_eq!(rank.state().unwrap(), state, "a state that was loaded is given back");
         delivered.extend(epoch(&rank));
@@ -177,7 +182,8 @@ fn leaving_early_starts_the_next_epoch_and_set_epoch_keeps_the_position() {
 #[test]
 fn a_label_that_is_no_number_names_shard_member_and_offset_or_is_replaced() {
     let dir = folder(1, 20);
-    let mut members: Vec<_> = (20..40).map(|n: usize| (format!("{n:06}.cls"), n.to_string().into_bytes())).collect();
+    let mut members: Vec<_> =
+        (20..40).map(|n: usize| (format!("{n:06}.cls"), n.to_string().into_bytes())).collect();
     members[3].1 = b"abc".to_vec();
     let members: Vec<_> = members
         .into_iter()
@@ -189,7 +195,10 @@ fn a_label_that_is_no_number_names_shard_member_and_offset_or_is_replaced() {
     let loader = Loader::open(options(dir.path())).unwrap();
     loader.start().unwrap();
     let error = std::iter::from_fn(|| next(&loader).transpose()).find_map(Result::err).unwrap().to_string();
-    assert!(error.contains("train-001.tar") && error.contains("000023.cls") && error.contains("abc"), "{error}");
+    assert!(
+        error.contains("train-001.tar") && error.contains("000023.cls") && error.contains("abc"),
+        "{error}"
+    );
     drop(loader);
 
     let skip = LoaderOptions { on_error: OnError::Skip, max_errors: 1, ..options(dir.path()) };

@@ -3,52 +3,83 @@
 use std::sync::Arc;
 
 use forebay_cache::memory::Region;
-use forebay_cache::{ByteRange, Cache, ObjectMeta};
+use forebay_cache::{ByteRange, Cache, ObjectId, ObjectMeta};
 
-use crate::dataset::tar::Event;
-use crate::dataset::{Grouper, SampleEntry, ShardIndex, ShardIndexBuilder, TarScanner};
+use crate::dataset::tar::{Event, Member};
+use crate::dataset::{Grouper, Malformed, SampleEntry, ShardIndex, ShardIndexBuilder, TarScanner};
 use crate::error::Result;
 
 /// Bytes read at a time: a block's part, so that the first samples are known before a block is down.
-const STEP_BYTES: u64 = 1 << 20;
+pub(super) const STEP_BYTES: u64 = 1 << 20;
 
 /// Reads `object` from its beginning to its end; `sample` sees every sample as soon as it is complete, `read` every step's bytes.
 pub(crate) async fn scan(
     cache: &Cache,
     object: &Arc<ObjectMeta>,
     region: &Region,
-    mut sample: impl FnMut(&SampleEntry),
+    sample: impl FnMut(&SampleEntry),
     mut read: impl FnMut(u64),
 ) -> Result<ShardIndex> {
-    let at = |error: crate::dataset::Malformed| error.at(&object.location);
-    let (mut scanner, mut grouper) = (TarScanner::new(Some(object.size_bytes)), Grouper::new());
-    let mut builder = ShardIndexBuilder::new();
-    let mut found = |entry: SampleEntry| {
-        sample(&entry);
-        builder.push(&entry).map_err(at)
-    };
+    let at = |error: Malformed| error.at(&object.location);
+    let mut scan = Scan::new(Some(object.size_bytes), sample);
     let mut offset = 0;
     while offset < object.size_bytes {
         let end = (offset / STEP_BYTES * STEP_BYTES + STEP_BYTES).min(object.size_bytes);
         let step = cache.read(object, ByteRange::new(offset, end), region).await?;
-        let mut input: &[u8] = &step.lease;
-        while let Some(event) = scanner.scan(&mut input).map_err(at)? {
-            if let Event::Member(member) = event
-                && let Some(entry) = grouper.push(&member).map_err(at)?
-            {
-                found(entry)?;
-            }
-        }
+        scan.feed(&step.lease).map_err(at)?;
         read(end - offset);
         offset = end;
     }
-    if let Some(Event::Member(member)) = scanner.finish().map_err(at)?
-        && let Some(entry) = grouper.push(&member).map_err(at)?
-    {
-        found(entry)?;
+    scan.finish(|_| object.id).map_err(at)
+}
+
+/// A shard's bytes in, its index out.
+pub(crate) struct Scan<F> {
+    scanner: TarScanner,
+    grouper: Grouper,
+    builder: ShardIndexBuilder,
+    fed: u64,
+    sample: F,
+}
+
+impl<F: FnMut(&SampleEntry)> Scan<F> {
+    /// Of a shard of `length` bytes, where that is known; `sample` sees every sample as soon as it is complete.
+    pub(crate) fn new(length: Option<u64>, sample: F) -> Self {
+        let (grouper, builder) = (Grouper::new(), ShardIndexBuilder::new());
+        Self { scanner: TarScanner::new(length), grouper, builder, fed: 0, sample }
     }
-    if let Some(entry) = grouper.finish() {
-        found(entry)?;
+
+    /// Takes the next bytes.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        self.fed += bytes.len() as u64;
+        while let Some(event) = self.scanner.scan(&mut bytes)? {
+            if let Event::Member(member) = event {
+                self.member(&member)?;
+            }
+        }
+        Ok(())
     }
-    builder.finish(object.id, object.size_bytes).map_err(at)
+
+    /// The index; `id` gives the object that it belongs to from the shard's length.
+    pub(crate) fn finish(mut self, id: impl FnOnce(u64) -> ObjectId) -> Result<ShardIndex, Malformed> {
+        if let Some(Event::Member(member)) = self.scanner.finish()? {
+            self.member(&member)?;
+        }
+        if let Some(entry) = self.grouper.finish() {
+            self.found(&entry)?;
+        }
+        self.builder.finish(id(self.fed), self.fed)
+    }
+
+    fn member(&mut self, member: &Member) -> Result<(), Malformed> {
+        match self.grouper.push(member)? {
+            Some(entry) => self.found(&entry),
+            None => Ok(()),
+        }
+    }
+
+    fn found(&mut self, entry: &SampleEntry) -> Result<(), Malformed> {
+        (self.sample)(entry);
+        self.builder.push(entry)
+    }
 }
