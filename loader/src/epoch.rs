@@ -152,17 +152,9 @@ fn node_readers(options: &LoaderOptions, world: World) -> Readers {
         .unwrap_or_else(|| Readers::from(world))
 }
 
-fn dataset_bytes(place: &Workplace) -> u64 {
-    place.catalog.objects().iter().map(|object| u64::from(object.blocks()) * BLOCK_BYTES).sum()
-}
-
-fn fits(place: &Workplace) -> bool {
-    dataset_bytes(place) <= place.session.cache().stats().limit_bytes / 10 * 9
-}
-
 /// How far ahead pages are fetched: everything where the dataset fits, so that a first epoch's network never idles.
 fn horizon(place: &Workplace, order: &Order) -> u64 {
-    if fits(place) { u64::MAX / 2 } else { order.spec().shuffle_window / AHEAD }
+    if place.catalog.fits() { u64::MAX / 2 } else { order.spec().shuffle_window / AHEAD }
 }
 
 /// An error where the cache folder can't hold the windows that are open at the same time: every sample would be fetched again for
@@ -175,12 +167,12 @@ fn check_window(
     readers: &Readers,
 ) -> Result<()> {
     let limit = place.session.cache().stats().limit_bytes;
-    if fits(place) {
+    if place.catalog.fits() {
         return Ok(());
     }
     let counts = &order.spec().counts;
     let bytes = |piece: &Piece| {
-        let size = place.catalog.objects()[piece.shard as usize].size_bytes;
+        let size = place.catalog.served(piece.shard).map_or(0, |object| object.size_bytes);
         let samples = counts[piece.shard as usize].max(1);
         let part = (u128::from(size) * u128::from(piece.len()) / u128::from(samples)) as u64;
         // A piece's edges share blocks with others; 5 % are the index, checksums, and what stays free for writes.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use forebay_cache::Location;
 
+use crate::dataset::Malformed;
+
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,13 +22,13 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 pub enum Error {
     /// The bytes could not be had.
     #[error(transparent)]
-    Cache(#[from] forebay_cache::Error),
+    Cache(forebay_cache::Error),
     /// A shard that can't be read as what it claims to be.
     #[error("{location}: byte {offset}: {what}")]
     Shard {
         /// The shard.
         location: Location,
-        /// Where in it, in bytes (of the decompressed stream, for a gzip shard).
+        /// Where in it, in bytes; of the decompressed stream where the location begins with `gunzip+`.
         offset: u64,
         /// What is wrong and what to do.
         what: String,
@@ -122,6 +124,18 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+impl From<forebay_cache::Error> for Error {
+    fn from(error: forebay_cache::Error) -> Self {
+        // What a shard's decompressor found below the cache is the shard's error, not the store's.
+        if let forebay_cache::Error::Origin { location, source, .. } = &error
+            && let Some(malformed) = source.downcast_ref::<Malformed>()
+        {
+            return malformed.clone().at(location);
+        }
+        Self::Cache(error)
+    }
 }
 
 impl Error {

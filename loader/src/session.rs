@@ -13,6 +13,7 @@ use forebay_cache::{Cache, CacheOptions};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 
+use crate::catalog::Gunzip;
 use crate::error::{Error, Result};
 use crate::options::CacheSettings;
 
@@ -87,8 +88,9 @@ impl Session {
             what: "it could not be made; name a cache_dir on a local disk that may be written".into(),
             source: Arc::new(error),
         })?;
+        let origin = Arc::new(Gunzip::new(origins.clone()));
         let (io, report) = forebay_cache::io::open(dir, IO_DEPTH)?;
-        let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origins.clone(), io);
+        let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origin, io);
         options.runtime = Some(runtime.handle().clone());
         options.sharing.memory_bytes = shared_bytes;
         let cache = {

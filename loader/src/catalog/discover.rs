@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::scan::Scan;
-use super::{Catalog, Found};
+use super::scan::Pass;
+use super::{Catalog, Found, INDEX};
 use crate::error::{Error, Result};
 use crate::plan::SampleRef;
 
@@ -43,29 +43,37 @@ impl From<Error> for Stopped {
 
 async fn walk(catalog: &Catalog, found: &mpsc::Sender<Result<Found>>) -> Result<(), Stopped> {
     for shard in 0..catalog.objects().len() as u32 {
-        let object = &catalog.objects()[shard as usize];
-        let mut next = 0;
-        let mut send = async |entry| {
-            let at = SampleRef { shard, index: next };
-            next += 1;
-            found.send(Ok(Found { at, object: object.clone(), entry })).await.map_err(|_| Stopped::Left)
-        };
-        if let Some(index) = catalog.index_without_pass(object).await? {
-            for start in (0..index.len()).step_by(CHUNK as usize) {
-                let end = (start + CHUNK).min(index.len());
-                for entry in index.samples(start..end).map_err(|error| super::stale(object, &error))? {
-                    send(entry).await?;
+        let at = shard as usize;
+        if catalog.index_without_pass(at).await?.is_none()
+            && let Some(object) = catalog.plain(at).await?
+        {
+            let mut pass = Pass::new(&catalog.cache, &object, &catalog.region);
+            let mut next = 0;
+            while let Some(step) = pass.step().await? {
+                for entry in step.samples {
+                    let at = SampleRef { shard, index: next };
+                    next += 1;
+                    send(found, Found { at, object: object.clone(), entry, claimed: false }).await?;
                 }
             }
+            catalog.keep(INDEX, &pass.finish()?).await?;
             continue;
         }
-        let mut scan = Scan::new(&catalog.cache, object, &catalog.region);
-        while let Some(step) = scan.step().await? {
-            for entry in step.samples {
-                send(entry).await?;
+        // Known, or gzip: that one's pass comes first.
+        let index = catalog.index(shard).await?;
+        let object = catalog.served(shard)?;
+        for start in (0..index.len()).step_by(CHUNK as usize) {
+            let end = (start + CHUNK).min(index.len());
+            let entries = index.samples(start..end).map_err(|error| super::stale(&object, &error))?;
+            for (index_in_shard, entry) in (start..).zip(entries) {
+                let at = SampleRef { shard, index: index_in_shard };
+                send(found, Found { at, object: object.clone(), entry, claimed: index.is_claimed() }).await?;
             }
         }
-        catalog.keep(object, &scan.finish()?).await?;
     }
     Ok(())
+}
+
+async fn send(found: &mpsc::Sender<Result<Found>>, sample: Found) -> Result<(), Stopped> {
+    found.send(Ok(sample)).await.map_err(|_| Stopped::Left)
 }

@@ -56,6 +56,11 @@ impl Loaded {
         Ok(index)
     }
 
+    /// Lets the index of `shard` go.
+    pub(crate) fn forget(&self, shard: u32) {
+        self.state.lock().shards.remove(&shard);
+    }
+
     /// Lets the least recently used ones go until the limit holds; the last one stays whatever its size.
     fn trim(&self) {
         let mut state = self.state.lock();

@@ -5,16 +5,22 @@
 //! an object that changed is looked at anew.
 
 mod discover;
+mod gunzip;
 mod loaded;
 mod resolve;
 mod scan;
+mod unzip;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_cache::memory::Region;
+use forebay_cache::object::BLOCK_BYTES;
 use forebay_cache::origin::Origin;
 use forebay_cache::{ByteRange, Cache, Lease, Location, ObjectId, ObjectMeta};
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use crate::dataset::{SampleEntry, ShardIndex, sidecar};
@@ -23,12 +29,15 @@ use crate::plan::{Piece, SampleRef};
 use crate::report::Reporter;
 pub(crate) use discover::discover;
 use loaded::Loaded;
-use scan::Scan;
+use scan::Pass;
 
+pub use gunzip::Gunzip;
 pub use resolve::{Shards, resolve};
 
 /// Name of a shard's index among the cache's small files.
 const INDEX: &str = "index";
+/// Name of a shard's index that a sidecar gave.
+const CLAIMED: &str = "index-sidecar";
 /// Name of a dataset's counts among the cache's small files.
 const COUNTS: &str = "counts";
 /// Shards looked at at once: more connections than that gain nothing on one store.
@@ -45,6 +54,16 @@ pub struct Found {
     pub object: Arc<ObjectMeta>,
     /// Its members.
     pub entry: SampleEntry,
+    /// A sidecar says where they lie, and nobody has looked yet: their headers are to be read with them, and checked.
+    pub claimed: bool,
+}
+
+/// What is kept of a dataset whose shards were all counted.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    counts: Vec<u64>,
+    /// Decompressed sizes of gzip shards.
+    unzipped: Vec<(usize, u64)>,
 }
 
 /// The shards of one dataset.
@@ -57,6 +76,8 @@ pub struct Catalog {
     shards: Shards,
     counts: OnceCell<Arc<[u64]>>,
     loaded: Loaded,
+    /// What gzip shards decompress to, as far as it is known.
+    unzipped: Mutex<BTreeMap<usize, Arc<ObjectMeta>>>,
 }
 
 impl Catalog {
@@ -77,10 +98,11 @@ impl Catalog {
             shards,
             counts: OnceCell::new(),
             loaded: Loaded::new(index_bytes),
+            unzipped: Mutex::default(),
         }
     }
 
-    /// The shards' objects, in the dataset's order.
+    /// The shards' objects as they lie at the origin, in the dataset's order. Samples are read from [`Self::served`].
     pub fn objects(&self) -> &[Arc<ObjectMeta>] {
         &self.shards.objects
     }
@@ -135,15 +157,14 @@ impl Catalog {
                 counts[shard] = count;
             }
         }
-        let counts: Arc<[u64]> = counts.into();
         self.keep_counts(&counts).await?;
-        Ok(counts)
+        Ok(counts.into())
     }
 
     async fn count_without_pass(&self, shard: usize) -> Result<Option<u64>> {
         match self.shards.counts[shard] {
             Some(count) => Ok(Some(count)),
-            None => Ok(self.index_without_pass(&self.objects()[shard]).await?.map(|index| index.len())),
+            None => Ok(self.index_without_pass(shard).await?.map(|index| index.len())),
         }
     }
 
@@ -156,10 +177,11 @@ impl Catalog {
             shards.len(),
             self.objects().len(),
         ));
-        if total > self.cache.stats().limit_bytes {
+        if !self.fits() {
             self.reporter.announce(format!(
-                "the dataset's {total} bytes do not fit into cache_limit, so that the pass reads what the epoch will read \
-                 again; `forebay index --write-sidecars` avoids that"
+                "the dataset's {} bytes do not fit into cache_limit, so that the pass reads what the epoch will read \
+                 again; `forebay index --write-sidecars` avoids that",
+                self.served_bytes()
             ));
         }
         let bar = self.reporter.bar("indexing", total);
@@ -169,27 +191,48 @@ impl Catalog {
         });
         let counts = scans.buffer_unordered(SCANS_AT_ONCE).try_collect().await;
         bar.finish_and_clear();
+        if !self.unzipped.lock().is_empty() && !self.fits() {
+            self.reporter.announce(format!(
+                "with its gzip shards decompressed the dataset has {} bytes, which do not fit into cache_limit: a shard that left the cache \
+                 is read and decompressed from its beginning again, each epoch; a larger cache_limit or plain .tar shards avoid that",
+                self.served_bytes()
+            ));
+        }
         counts
+    }
+
+    /// Bytes of the dataset as samples are read from it: in whole blocks, gzip shards decompressed, as far as that is known.
+    pub fn served_bytes(&self) -> u64 {
+        let unzipped = self.unzipped.lock();
+        let objects = self.objects().iter().enumerate();
+        objects
+            .map(|(shard, raw)| u64::from(unzipped.get(&shard).unwrap_or(raw).blocks()) * BLOCK_BYTES)
+            .sum()
+    }
+
+    /// True where the cache folder can hold the whole dataset; a tenth is left for indexes, checksums, and what stays free for writes.
+    pub fn fits(&self) -> bool {
+        self.served_bytes() <= self.cache.stats().limit_bytes / 10 * 9
     }
 
     /// Where a sample lies.
     pub async fn find(&self, at: SampleRef) -> Result<Found> {
-        let object = self.object(at.shard)?.clone();
         let index = self.index(at.shard).await?;
+        let object = self.served(at.shard)?;
         let mut entries = index.samples(at.index..at.index + 1).map_err(|error| stale(&object, &error))?;
         let entry = entries.pop().ok_or_else(|| Error::Dataset {
             message: format!("{} has {} samples, {} was asked for", object.location, index.len(), at.index),
         })?;
-        Ok(Found { at, object, entry })
+        Ok(Found { at, object, entry, claimed: index.is_claimed() })
     }
 
     /// From the first header to the last byte of a piece's samples.
     pub async fn bytes_of(&self, piece: &Piece) -> Result<(Arc<ObjectMeta>, ByteRange)> {
-        let object = self.object(piece.shard)?.clone();
         if piece.is_empty() {
-            return Ok((object, ByteRange::new(0, 0)));
+            return Ok((self.served(piece.shard)?, ByteRange::new(0, 0)));
         }
         let index = self.index(piece.shard).await?;
+        let object = self.served(piece.shard)?;
         let edge = |at: u64| {
             Ok::<_, Error>(index.samples(at..at + 1).map_err(|error| stale(&object, &error))?.pop())
         };
@@ -199,7 +242,7 @@ impl Catalog {
         Ok((object, ByteRange::new(start, end)))
     }
 
-    /// A shard's index.
+    /// A shard's index; its offsets are those of [`Self::served`].
     pub async fn index(&self, shard: u32) -> Result<Arc<ShardIndex>> {
         self.loaded.get(shard, self.load(shard as usize, |_| {})).await
     }
@@ -212,18 +255,25 @@ impl Catalog {
     }
 
     /// A shard's index, by a pass over it where nothing else has it; `read` sees the bytes of each step. Not kept in memory.
-    pub(crate) async fn load(&self, shard: usize, mut read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
-        let object = &self.objects()[shard];
-        if let Some(index) = self.index_without_pass(object).await? {
+    pub(crate) async fn load(&self, shard: usize, read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+        if let Some(index) = self.index_without_pass(shard).await? {
             return self.counted(shard, index);
         }
-        let mut scan = Scan::new(&self.cache, object, &self.region);
-        while let Some(step) = scan.step().await? {
-            read(step.bytes);
-        }
-        let index = scan.finish()?;
-        self.keep(object, &index).await?;
+        let index = match self.plain(shard).await? {
+            Some(object) => Pass::new(&self.cache, &object, &self.region).run(read).await?,
+            None => self.unzip(shard, read).await?,
+        };
+        self.keep(INDEX, &index).await?;
         self.counted(shard, index)
+    }
+
+    /// The object that a pass over the shard reads as plain tar; `None` for a gzip shard whose size nobody knows yet.
+    async fn plain(&self, shard: usize) -> Result<Option<Arc<ObjectMeta>>> {
+        if let Some(object) = self.known_unzipped(shard).await? {
+            return Ok(Some(object));
+        }
+        let raw = &self.objects()[shard];
+        Ok((!self.begins_as_gzip(raw).await?).then(|| raw.clone()))
     }
 
     /// Checks an index against the count that the dataset's list promised.
@@ -241,21 +291,47 @@ impl Catalog {
     }
 
     /// From the cache, or from a sidecar.
-    pub(crate) async fn index_without_pass(&self, object: &Arc<ObjectMeta>) -> Result<Option<ShardIndex>> {
-        if let Some(bytes) = self.cache.aux_get(INDEX, &object.id).await? {
-            match ShardIndex::from_bytes(Lease::from_vec(bytes), object.id) {
-                Ok(index) => return Ok(Some(index)),
-                // Made anew below; said, since it should not happen.
-                Err(error) => self
-                    .reporter
-                    .announce(format!("the cached index of {} is unusable ({error})", object.location)),
-            }
+    async fn index_without_pass(&self, shard: usize) -> Result<Option<ShardIndex>> {
+        let raw = &self.objects()[shard];
+        let unzipped = self.known_unzipped(shard).await?;
+        let object = unzipped.as_ref().unwrap_or(raw);
+        if let Some(index) = self.kept_index(INDEX, object).await? {
+            return Ok(Some(index));
+        }
+        // Sidecars are of plain shards.
+        if unzipped.is_some() || gunzip::is_gzip_name(&raw.location) {
+            return Ok(None);
+        }
+        if let Some(index) = self.kept_index(CLAIMED, object).await? {
+            return Ok(Some(index.claimed()));
         }
         let Some((location, text)) = self.sidecar(object).await? else { return Ok(None) };
         let index =
             sidecar::read(&text, object.id, object.size_bytes).map_err(|error| error.at(&location))?;
-        self.keep(object, &index).await?;
-        Ok(Some(index))
+        self.keep(CLAIMED, &index).await?;
+        Ok(Some(index.claimed()))
+    }
+
+    async fn kept_index(&self, kind: &str, object: &ObjectMeta) -> Result<Option<ShardIndex>> {
+        let bytes = self.cache.aux_get(kind, &object.id).await?;
+        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        match ShardIndex::from_bytes(Lease::from_vec(bytes), object.id) {
+            Ok(index) => Ok(Some(index)),
+            // Made anew; said, since it should not happen.
+            Err(error) => {
+                let what = format!("the cached index of {} is unusable ({error})", object.location);
+                self.reporter.announce(what);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Forgets what a sidecar said of a shard, since it turned out wrong: the next loader looks again.
+    pub async fn distrust(&self, shard: u32) -> Result<()> {
+        self.loaded.forget(shard);
+        self.cache.aux_put(CLAIMED, &self.object(shard)?.id, Vec::new()).await?;
+        self.cache.aux_put(COUNTS, &self.fingerprint(), Vec::new()).await?;
+        Ok(())
     }
 
     async fn sidecar(&self, object: &ObjectMeta) -> Result<Option<(Location, Vec<u8>)>> {
@@ -272,8 +348,8 @@ impl Catalog {
         Ok(None)
     }
 
-    async fn keep(&self, object: &ObjectMeta, index: &ShardIndex) -> Result<()> {
-        let kept = self.cache.aux_put(INDEX, &object.id, index.as_bytes().to_vec()).await?;
+    async fn keep(&self, kind: &str, index: &ShardIndex) -> Result<()> {
+        let kept = self.cache.aux_put(kind, &index.object(), index.as_bytes().to_vec()).await?;
         if !kept {
             self.reporter.announce(
                 "there is no room in the cache folder for indexes of shards: they will be made again",
@@ -284,12 +360,21 @@ impl Catalog {
 
     async fn kept_counts(&self) -> Result<Option<Arc<[u64]>>> {
         let Some(bytes) = self.cache.aux_get(COUNTS, &self.fingerprint()).await? else { return Ok(None) };
-        let counts: Option<Vec<u64>> = serde_json::from_slice(&bytes).ok();
-        Ok(counts.filter(|counts| counts.len() == self.objects().len()).map(Into::into))
+        let kept: Option<Kept> = serde_json::from_slice(&bytes).ok();
+        let Some(kept) = kept.filter(|kept| kept.counts.len() == self.objects().len()) else {
+            return Ok(None);
+        };
+        for (shard, size_bytes) in kept.unzipped {
+            if shard < self.objects().len() {
+                self.is_unzipped(shard, size_bytes)?;
+            }
+        }
+        Ok(Some(kept.counts.into()))
     }
 
     async fn keep_counts(&self, counts: &[u64]) -> Result<()> {
-        let bytes = serde_json::to_vec(counts).map_err(|error| Error::config(error.to_string()))?;
+        let kept = Kept { counts: counts.to_vec(), unzipped: self.unzipped_sizes() };
+        let bytes = serde_json::to_vec(&kept).map_err(|error| Error::config(error.to_string()))?;
         self.cache.aux_put(COUNTS, &self.fingerprint(), bytes).await?;
         Ok(())
     }
@@ -304,8 +389,13 @@ pub(crate) async fn fetch(origin: &dyn Origin, object: &ObjectMeta) -> Result<Ve
             message: format!("{} has {} bytes; {MOST} are the most", object.location, object.size_bytes),
         });
     }
-    let chunks = origin.get(object, ByteRange::new(0, object.size_bytes));
-    let mut bytes = Vec::with_capacity(object.size_bytes as usize);
+    fetch_range(origin, object, ByteRange::new(0, object.size_bytes)).await
+}
+
+/// A few bytes of an object, not through the cache.
+async fn fetch_range(origin: &dyn Origin, object: &ObjectMeta, range: ByteRange) -> Result<Vec<u8>> {
+    let chunks = origin.get(object, range);
+    let mut bytes = Vec::with_capacity(range.len() as usize);
     let mut chunks = std::pin::pin!(chunks);
     while let Some(chunk) = chunks.next().await {
         bytes.extend_from_slice(&chunk?);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_cache::memory::Region;
-use forebay_cache::{ByteRange, Cache, ObjectMeta};
+use forebay_cache::{ByteRange, Cache, ObjectId, ObjectMeta};
 use tokio::task::AbortHandle;
 
 use crate::dataset::tar::Event;
@@ -11,33 +11,80 @@ use crate::dataset::{Grouper, Malformed, SampleEntry, ShardIndex, ShardIndexBuil
 use crate::error::Result;
 
 /// Bytes read at a time: a block's part, so that the first samples are known before a block is down.
-const STEP_BYTES: u64 = 1 << 20;
+pub(super) const STEP_BYTES: u64 = 1 << 20;
 
-/// A shard that is being read from its beginning to its end.
+/// A shard's bytes in, its samples and its index out.
 #[derive(Debug)]
-pub(crate) struct Scan<'a> {
-    cache: &'a Cache,
-    object: Arc<ObjectMeta>,
-    region: &'a Region,
+pub(super) struct Scan {
     scanner: TarScanner,
     grouper: Grouper,
     builder: ShardIndexBuilder,
+    fed: u64,
+}
+
+impl Scan {
+    /// Of a shard of `length` bytes, where that is known.
+    pub(super) fn new(length: Option<u64>) -> Self {
+        let (grouper, builder) = (Grouper::new(), ShardIndexBuilder::new());
+        Self { scanner: TarScanner::new(length), grouper, builder, fed: 0 }
+    }
+
+    /// Takes the next bytes; gives the samples that are complete now.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<SampleEntry>, Malformed> {
+        self.fed += bytes.len() as u64;
+        let mut samples = Vec::new();
+        while let Some(event) = self.scanner.scan(&mut bytes)? {
+            if let Event::Member(member) = event {
+                samples.extend(self.grouper.push(&member)?);
+            }
+        }
+        self.found(samples)
+    }
+
+    /// The samples that the end completes.
+    pub(super) fn end(&mut self) -> Result<Vec<SampleEntry>, Malformed> {
+        let mut samples = Vec::new();
+        if let Some(Event::Member(member)) = self.scanner.finish()? {
+            samples.extend(self.grouper.push(&member)?);
+        }
+        samples.extend(self.grouper.finish());
+        self.found(samples)
+    }
+
+    /// The index, behind the end, of an object with this id.
+    pub(super) fn index(self, id: ObjectId) -> Result<ShardIndex, Malformed> {
+        self.builder.finish(id, self.fed)
+    }
+
+    fn found(&mut self, samples: Vec<SampleEntry>) -> Result<Vec<SampleEntry>, Malformed> {
+        samples.iter().try_for_each(|sample| self.builder.push(sample))?;
+        Ok(samples)
+    }
+}
+
+/// A shard that is being read through the cache, from its beginning to its end.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    cache: &'a Cache,
+    object: Arc<ObjectMeta>,
+    region: &'a Region,
+    scan: Scan,
     offset: u64,
     ahead: AbortHandle,
 }
 
 /// What one step found.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(super) struct Step {
     /// The samples that are complete now, in storage order.
-    pub(crate) samples: Vec<SampleEntry>,
+    pub(super) samples: Vec<SampleEntry>,
     /// Bytes that the step read.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> Pass<'a> {
     /// Begins; the blocks behind the first step come on their own.
-    pub(crate) fn new(cache: &'a Cache, object: &Arc<ObjectMeta>, region: &'a Region) -> Self {
+    pub(super) fn new(cache: &'a Cache, object: &Arc<ObjectMeta>, region: &'a Region) -> Self {
         let (ahead, of, whole) = (cache.clone(), object.clone(), ByteRange::new(0, object.size_bytes));
         let ahead = tokio::spawn(async move {
             // Only an effort ahead of the pass: what fails here is met again, and reported, by the pass itself.
@@ -45,63 +92,43 @@ impl<'a> Scan<'a> {
                 tracing::debug!(%error, "a prefetch failed");
             }
         });
-        Self {
-            cache,
-            object: object.clone(),
-            region,
-            scanner: TarScanner::new(Some(object.size_bytes)),
-            grouper: Grouper::new(),
-            builder: ShardIndexBuilder::new(),
-            offset: 0,
-            ahead: ahead.abort_handle(),
-        }
+        let scan = Scan::new(Some(object.size_bytes));
+        Self { cache, object: object.clone(), region, scan, offset: 0, ahead: ahead.abort_handle() }
     }
 
     /// Reads on; `None` at the end.
-    pub(crate) async fn step(&mut self) -> Result<Option<Step>> {
-        if self.offset >= self.object.size_bytes {
+    pub(super) async fn step(&mut self) -> Result<Option<Step>> {
+        let size = self.object.size_bytes;
+        if self.offset >= size {
             return Ok(None);
         }
-        let end = (self.offset / STEP_BYTES * STEP_BYTES + STEP_BYTES).min(self.object.size_bytes);
-        let range = ByteRange::new(self.offset, end);
+        let range =
+            ByteRange::new(self.offset, (self.offset / STEP_BYTES * STEP_BYTES + STEP_BYTES).min(size));
         let read = self.cache.read(&self.object, range, self.region).await?;
-        let mut samples = Vec::new();
-        self.feed(&read.lease, end == self.object.size_bytes, &mut samples)
-            .map_err(|error| error.at(&self.object.location))?;
-        self.offset = end;
+        let mut samples = self.scan.feed(&read.lease).map_err(|error| error.at(&self.object.location))?;
+        if range.end == size {
+            samples.extend(self.scan.end().map_err(|error| error.at(&self.object.location))?);
+        }
+        self.offset = range.end;
         Ok(Some(Step { samples, bytes: range.len() }))
     }
 
-    fn feed(
-        &mut self,
-        mut input: &[u8],
-        last: bool,
-        samples: &mut Vec<SampleEntry>,
-    ) -> Result<(), Malformed> {
-        while let Some(event) = self.scanner.scan(&mut input)? {
-            if let Event::Member(member) = event {
-                samples.extend(self.grouper.push(&member)?);
-            }
-        }
-        if last {
-            if let Some(Event::Member(member)) = self.scanner.finish()? {
-                samples.extend(self.grouper.push(&member)?);
-            }
-            samples.extend(self.grouper.finish());
-        }
-        samples.iter().try_for_each(|sample| self.builder.push(sample))
+    /// The index of a shard that was read to its end.
+    pub(super) fn finish(mut self) -> Result<ShardIndex> {
+        let scan = std::mem::replace(&mut self.scan, Scan::new(None));
+        scan.index(self.object.id).map_err(|error| error.at(&self.object.location))
     }
 
-    /// The index of a shard that was read to its end.
-    pub(crate) fn finish(mut self) -> Result<ShardIndex> {
-        let builder = std::mem::replace(&mut self.builder, ShardIndexBuilder::new());
-        builder
-            .finish(self.object.id, self.object.size_bytes)
-            .map_err(|error| error.at(&self.object.location))
+    /// All steps at once; `read` sees each step's bytes.
+    pub(super) async fn run(mut self, mut read: impl FnMut(u64)) -> Result<ShardIndex> {
+        while let Some(step) = self.step().await? {
+            read(step.bytes);
+        }
+        self.finish()
     }
 }
 
-impl Drop for Scan<'_> {
+impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.ahead.abort();
     }

@@ -13,7 +13,7 @@ use super::queue::{Gauges, Stage};
 use super::sample::SharedDecoder;
 use super::slot::{Cell, RowSample, Value};
 use crate::catalog::{Catalog, Found};
-use crate::dataset::MemberEntry;
+use crate::dataset::{Malformed, MemberEntry, shown, tar};
 use crate::error::{Error, Result};
 use crate::options::OnError;
 use crate::plan::{EpochRng, Order, OrderSpec};
@@ -65,7 +65,7 @@ impl Workshop {
     /// Most bytes of the region for reads that a sample's reads take: whole granules.
     pub(crate) fn room_bytes(&self, sample: &Found) -> u64 {
         let members = self.decoder.members(&sample.object, &sample.entry).unwrap_or_default();
-        coalesce(&members).iter().map(|range| range.granules().len()).sum()
+        coalesce(sample, &members).iter().map(|range| range.granules().len()).sum()
     }
 
     async fn order(&self) -> Result<&Arc<Order>> {
@@ -131,7 +131,7 @@ impl Workshop {
     async fn read(&self, sample: &Found) -> Result<Vec<Lease>> {
         let _inside = self.gauges.enter(Stage::Read);
         let members = self.decoder.members(&sample.object, &sample.entry)?;
-        let reads = coalesce(&members);
+        let reads = coalesce(sample, &members);
         let read = async |range: ByteRange| self.cache.read(&sample.object, range, &self.reads).await;
         let done = try_join_all(reads.iter().map(|&range| read(range))).await?;
         let mut tiers = Tiers::default();
@@ -141,15 +141,36 @@ impl Workshop {
             tiers.origin += read.tiers.origin;
         }
         self.account.read(tiers);
-        let slice = |member: &&MemberEntry| {
-            let at = reads
-                .iter()
-                .position(|read| read.start <= member.data_offset && member.range().end <= read.end)?;
-            let start = (member.data_offset - reads[at].start) as usize;
-            Some(done[at].lease.slice(start..start + member.size as usize))
+        let slice = |range: ByteRange| {
+            let at = reads.iter().position(|read| read.intersect(range) == range);
+            let at = at.ok_or_else(|| Error::Panic { message: "a member was not read".into() })?;
+            let start = (range.start - reads[at].start) as usize;
+            Ok(done[at].lease.slice(start..start + range.len() as usize))
         };
-        let leases = members.iter().map(slice).collect::<Option<_>>();
-        leases.ok_or_else(|| Error::Panic { message: "a member was not read".into() })
+        if sample.claimed {
+            for member in &members {
+                let header = slice(ByteRange::new(member.header_offset(), member.data_offset))?;
+                self.check_claim(sample, member, &header).await?;
+            }
+        }
+        members.iter().map(|member| slice(member.range())).collect()
+    }
+
+    /// Checks that a member lies where a sidecar says.
+    async fn check_claim(&self, sample: &Found, member: &MemberEntry, header: &[u8]) -> Result<()> {
+        let name = sample.entry.name_bytes(member);
+        let checked = match header.try_into() {
+            Ok(header) => tar::check_member(header, &name, member.size),
+            Err(_) => Err("there is no room for its header".into()),
+        };
+        let Err(why) = checked else { return Ok(()) };
+        self.catalog.distrust(sample.at.shard).await?;
+        let what = format!(
+            "the sidecar of this shard says that member {} is here, but {why}: the sidecar is of another version of the shard (or the \
+             shard is gzip, which sidecars don't describe); write it again with `forebay index --write-sidecars`, or remove it",
+            shown(&name)
+        );
+        Err(Malformed::new(member.header_offset(), what).at(&sample.object.location))
     }
 
     /// Decodes on a worker; this task waits without a thread.
@@ -193,9 +214,13 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::Panic { message: text.unwrap_or_else(|| "without a message".into()) }
 }
 
-/// The ranges to read for these members: neighbours in one.
-fn coalesce(members: &[&MemberEntry]) -> Vec<ByteRange> {
-    let mut wanted: Vec<ByteRange> = members.iter().map(|member| member.range()).collect();
+/// The ranges to read for these members: neighbours in one, and their headers where those are to be checked.
+fn coalesce(sample: &Found, members: &[&MemberEntry]) -> Vec<ByteRange> {
+    let range = |member: &&MemberEntry| {
+        let data = member.range();
+        if sample.claimed { ByteRange::new(member.header_offset(), data.end) } else { data }
+    };
+    let mut wanted: Vec<ByteRange> = members.iter().map(range).collect();
     wanted.sort_unstable_by_key(|range| (range.start, range.end));
     let mut reads: Vec<ByteRange> = Vec::with_capacity(wanted.len());
     for range in wanted {

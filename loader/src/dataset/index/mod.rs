@@ -59,6 +59,7 @@ pub struct ShardIndex {
     members: u64,
     suffixes: Vec<Suffix>,
     directory: Range<usize>,
+    claimed: bool,
 }
 
 impl ShardIndex {
@@ -94,12 +95,23 @@ impl ShardIndex {
         }
         let suffixes = suffixes(&bytes[HEADER_BYTES..directory.start])
             .map_err(|at| bad(HEADER_BYTES + at, "its suffix table is broken"))?;
-        Ok(Self { bytes, object, stream_bytes, samples, members, suffixes, directory })
+        Ok(Self { bytes, object, stream_bytes, samples, members, suffixes, directory, claimed: false })
     }
 
     /// The index as it is kept: what [`Self::from_bytes`] reads.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The same index, as one that a sidecar claims.
+    pub fn claimed(mut self) -> Self {
+        self.claimed = true;
+        self
+    }
+
+    /// True where only a sidecar says that members lie where the index says: a reader checks their headers.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed
     }
 
     /// The object that it belongs to.
