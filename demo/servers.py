@@ -89,15 +89,6 @@ class SeaweedFS:
         if status != 200:
             raise OSError(f"put {bucket}/{key}: {status} {answer[:200]!r}")
 
-    def size(self, bucket: str, key: str) -> int | None:
-        """The object's size, or None."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-        connection.request("HEAD", f"/{bucket}/{urllib.parse.quote(key)}")
-        response = connection.getresponse()
-        size = response.getheader("content-length") if response.status == 200 else None
-        connection.close()
-        return int(size) if size else None
-
     def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
@@ -110,9 +101,10 @@ class SeaweedFS:
     def stop(self) -> None:
         """Ends this process, and waits for it."""
         if self._process.poll() is None:
+            # It takes 15 s to end by itself, and nothing of it is used again.
             self._process.terminate()
             try:
-                self._process.wait(20)
+                self._process.wait(1)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

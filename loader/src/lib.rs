@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod catalog;
 pub mod checkpoint;
+pub mod cli;
 pub mod dataset;
 pub mod decode;
 pub mod dtype;
@@ -20,6 +21,7 @@ pub mod plan;
 mod prefetch;
 pub mod report;
 pub mod session;
+pub mod size;
 pub mod stats;
 pub mod threads;
 mod walk;

@@ -152,6 +152,10 @@ impl Loader {
     pub fn start(&self) -> Result<()> {
         self.place.session.check_process()?;
         self.stop();
+        if !self.discovers(&self.position.lock()) {
+            // Before the position is locked: a pass takes its time, and others may ask for the state or close meanwhile.
+            self.count()?;
+        }
         let mut position = self.position.lock();
         if position.closed {
             return Err(Error::Closed);
@@ -326,7 +330,7 @@ impl Loader {
             },
             simd: threads::simd(),
             threads: place.pool.current_num_threads(),
-            role: "owner",
+            role: cache.role,
             host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64
                 + cache.ram_bytes,
             host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 
-use forebay_cache::memory::{Arena, Unpinned};
+use forebay_cache::memory::{Arena, Region, Unpinned};
 use forebay_cache::origin::{Origin, Origins};
 use forebay_cache::{Cache, CacheOptions};
 use parking_lot::Mutex;
@@ -18,6 +18,10 @@ use crate::options::CacheSettings;
 
 /// The least host memory that does anything useful: four blocks on their way, reads and two small batches.
 const LEAST_MEMORY_BYTES: u64 = 64 << 20;
+
+/// Memory from which an owner serves other processes what is not on disk.
+const LEAST_SHARED_BYTES: usize = 16 << 20;
+const MOST_SHARED_BYTES: usize = 32 << 20;
 
 /// Reads and writes of cache files in flight at once: deep enough for NVMe, few enough to stay fair.
 const IO_DEPTH: usize = 64;
@@ -31,6 +35,8 @@ pub struct Session {
     cache: Cache,
     origins: Arc<Origins>,
     arena: Arena,
+    /// Held, never allocated from: the cache maps as much for other processes, as a memfd of its own.
+    _shared: Region,
     io: forebay_cache::io::Report,
     pid: u32,
     /// Taken on drop: a runtime must not be dropped where it runs tasks, and not at all in a forked child.
@@ -70,11 +76,11 @@ impl Session {
             .build()
             .map_err(|error| Error::config(format!("the network threads could not be started: {error}")))?;
         let arena = Arena::new(limit, Arc::new(Unpinned))?;
-        // Half for blocks on their way and for the host tier; the other half is carved by loaders, for batches and reads.
-        let blocks = arena.region(
-            "cache blocks",
-            (arena.limit_bytes() / 2).max(4 * forebay_cache::object::BLOCK_BYTES as usize),
-        )?;
+        // Half for the cache: what its other processes on this node are served from, blocks on their way, and the host tier. The other
+        // half is carved by loaders, for batches and reads.
+        let shared_bytes = (arena.limit_bytes() / 16).clamp(LEAST_SHARED_BYTES, MOST_SHARED_BYTES);
+        let shared = arena.region("other processes of the cache folder", shared_bytes)?;
+        let blocks = arena.region("cache blocks", arena.limit_bytes() / 2 - shared_bytes)?;
         let origins = Arc::new(Origins::new(settings.storage_options.clone())?);
         std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
             path: dir.into(),
@@ -84,6 +90,7 @@ impl Session {
         let (io, report) = forebay_cache::io::open(dir, IO_DEPTH)?;
         let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origins.clone(), io);
         options.runtime = Some(runtime.handle().clone());
+        options.sharing.memory_bytes = shared_bytes;
         let cache = {
             let _inside = runtime.enter();
             Cache::open(options)?

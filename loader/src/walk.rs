@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::catalog::{Catalog, Found};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Cursor, EpochCut, Order, Progress};
 
 /// A row's sample.
@@ -107,7 +107,7 @@ impl Discovered {
             rows.push(Placed { position, number: position, sample });
         }
         if rows.is_empty() || (self.drop_last && rows.len() < self.batch_size) {
-            return Ok(None);
+            return if start > 0 { Ok(None) } else { Err(self.nothing(rows.len())) };
         }
         self.at.consumed += rows.len() as u64;
         // Whether this is the last batch belongs to the state, so one sample more is waited for. (A rest that drop_last
@@ -118,6 +118,19 @@ impl Discovered {
             None => Progress { epoch: self.at.epoch.saturating_add(1), consumed: 0 },
         };
         Ok(Some(Planned { valid: rows.len(), samples: rows, start, after }))
+    }
+
+    /// An epoch without a batch would end in silence.
+    fn nothing(&self, samples: usize) -> Error {
+        let message = match samples {
+            0 => "the dataset has no samples: every shard is empty".to_owned(),
+            _ => format!(
+                "the dataset's {samples} samples are fewer than a batch of {}, and drop_last leaves them out; use drop_last=False or a \
+                 smaller batch_size",
+                self.batch_size
+            ),
+        };
+        Error::Dataset { message }
     }
 
     async fn sample(&mut self) -> Result<Option<Found>> {

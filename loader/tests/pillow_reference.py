@@ -61,10 +61,19 @@ class Cases:
         number = len(self.cases)
         (self.folder / f"{number}.bin").write_bytes(data)
         (self.folder / f"{number}.raw").write_bytes(np.ascontiguousarray(expected, np.uint8).tobytes())
-        self.cases.append({
-            "group": group, "kind": kind, "transforms": list(transforms), "draws": list(draws), "most": most,
-            "mean": mean, "height": expected.shape[0], "width": expected.shape[1], "modes": list(modes),
-        })
+        self.cases.append(
+            {
+                "group": group,
+                "kind": kind,
+                "transforms": list(transforms),
+                "draws": list(draws),
+                "most": most,
+                "mean": mean,
+                "height": expected.shape[0],
+                "width": expected.shape[1],
+                "modes": list(modes),
+            }
+        )
 
     def write(self):
         (self.folder / "cases.json").write_text(json.dumps(self.cases))
@@ -79,7 +88,7 @@ def random_box(size, scale, ratio, draws):
     width, height = size
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(10):
-        u = draws[4 * attempt:4 * attempt + 4]
+        u = draws[4 * attempt : 4 * attempt + 4]
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
         aspect = math.exp(low + (high - low) * u[1])
         w, h = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))
@@ -118,8 +127,13 @@ def draw(chance):
 def random_crops(cases, pictures):
     """The main job: a random box of a photograph, resized and flipped."""
     chance = random.Random(1)
-    kinds = [("4:2:0", {"subsampling": "4:2:0"}), ("4:4:4", {"subsampling": "4:4:4"}),
-             ("4:2:2", {"subsampling": "4:2:2"}), ("grey", {}), ("CMYK", {})]
+    kinds = [
+        ("4:2:0", {"subsampling": "4:2:0"}),
+        ("4:4:4", {"subsampling": "4:4:4"}),
+        ("4:2:2", {"subsampling": "4:2:2"}),
+        ("grey", {}),
+        ("CMYK", {}),
+    ]
     for index, picture in enumerate(pictures):
         for name, options in kinds:
             source = picture.convert({"grey": "L", "CMYK": "CMYK"}.get(name, "RGB"))
@@ -129,8 +143,16 @@ def random_crops(cases, pictures):
                     transforms = crop_transforms(side, {"interpolation": how, "antialias": True})
                     draws = draw(chance)
                     expected = np.asarray(cropped(opened(data), transforms, draws, FILTERS[how]))
-                    cases.add(f"JPEG {name} {how} to {side}", data, expected, transforms, draws, most=2, mean=0.5,
-                              modes=("exact", "fast"))
+                    cases.add(
+                        f"JPEG {name} {how} to {side}",
+                        data,
+                        expected,
+                        transforms,
+                        draws,
+                        most=2,
+                        mean=0.5,
+                        modes=("exact", "fast"),
+                    )
 
 
 def orientations(cases, pictures):
@@ -174,7 +196,9 @@ def resizes(cases, pictures):
         padded = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))
         cases.add("CenterCrop, padded", data, padded, [{"center_crop": {"size": [640, 600]}}])
         top, left = int(round((h - 101) / 2.0)), int(round((w - 150) / 2.0))
-        cases.add("CenterCrop", data, pixels[top:top + 101, left:left + 150], [{"center_crop": {"size": [101, 150]}}])
+        cases.add(
+            "CenterCrop", data, pixels[top : top + 101, left : left + 150], [{"center_crop": {"size": [101, 150]}}]
+        )
 
 
 def sampled(pixels, height, width, cubic):
@@ -198,8 +222,9 @@ def sampled(pixels, height, width, cubic):
             taps = [(-1, far(t + 1)), (0, near(t)), (1, near(1 - t)), (2, far(2 - t))]
         shape = [1] * array.ndim
         shape[axis] = count
-        return sum(np.take(array, np.clip(first + step, 0, length - 1), axis) * weight.reshape(shape)
-                   for step, weight in taps)
+        return sum(
+            np.take(array, np.clip(first + step, 0, length - 1), axis) * weight.reshape(shape) for step, weight in taps
+        )
 
     values = along(along(pixels.astype(np.float64), 0, height), 1, width)
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
@@ -221,10 +246,12 @@ def without_antialias(cases, pictures):
 def png(width, height, depth, color, rows):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     scanlines = b"".join(b"\0" + row for row in rows)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines))
-            + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines)) + chunk(b"IEND", b"")
+    )
 
 
 def conversions(cases, pictures):
@@ -236,11 +263,23 @@ def conversions(cases, pictures):
     la.putalpha(alpha)
     palette = picture.quantize(200)
     grey_16 = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 3)
-    plain = {"RGB": picture, "L": picture.convert("L"), "RGBA": rgba, "P": palette, "1": picture.convert("1"),
-             "LA": la, "I;16": grey_16, "CMYK": picture.convert("CMYK")}
-    for format, modes in (("PNG", ("RGB", "L", "RGBA", "LA", "P", "1", "I;16")), ("WEBP", ("RGB", "RGBA")),
-                          ("GIF", ("P", "L")), ("BMP", ("RGB", "L", "P", "1", "RGBA")),
-                          ("TIFF", ("RGB", "L", "RGBA", "I;16", "CMYK"))):
+    plain = {
+        "RGB": picture,
+        "L": picture.convert("L"),
+        "RGBA": rgba,
+        "P": palette,
+        "1": picture.convert("1"),
+        "LA": la,
+        "I;16": grey_16,
+        "CMYK": picture.convert("CMYK"),
+    }
+    for format, modes in (
+        ("PNG", ("RGB", "L", "RGBA", "LA", "P", "1", "I;16")),
+        ("WEBP", ("RGB", "RGBA")),
+        ("GIF", ("P", "L")),
+        ("BMP", ("RGB", "L", "P", "1", "RGBA")),
+        ("TIFF", ("RGB", "L", "RGBA", "I;16", "CMYK")),
+    ):
         for mode in modes:
             options = {"lossless": True, "exact": True} if format == "WEBP" else {}
             data = encoded(plain[mode], format, **options)
@@ -261,15 +300,19 @@ def conversions(cases, pictures):
         data = png(30, 20, 16, color, [row[:, :channels].tobytes() for row in noise])
         cases.add(f"PNG {name}", data, np.asarray(opened(data)))
     for depth in (1, 2, 4):
-        rows = [row.tobytes()[:(30 * depth + 7) // 8] for row in noise]
+        rows = [row.tobytes()[: (30 * depth + 7) // 8] for row in noise]
         data = png(30, 20, depth, 0, rows)
         cases.add(f"PNG L;{depth}", data, np.asarray(opened(data)))
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         for width in (97, 98, 99):
             data = encoded(picture.resize((width, 61)), "JPEG", quality=91, subsampling=subsampling)
             cases.add(f"JPEG {subsampling}, whole", data, np.asarray(opened(data)))
-    for name, source, options in (("RGB", picture, {"keep_rgb": True}), ("CMYK", plain["CMYK"], {}),
-                                  ("progressive", picture, {"progressive": True}), ("grey", plain["L"], {})):
+    for name, source, options in (
+        ("RGB", picture, {"keep_rgb": True}),
+        ("CMYK", plain["CMYK"], {}),
+        ("progressive", picture, {"progressive": True}),
+        ("grey", plain["L"], {}),
+    ):
         data = encoded(source, "JPEG", quality=91, **options)
         cases.add(f"JPEG {name}, whole", data, np.asarray(opened(data)))
 

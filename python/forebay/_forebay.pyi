@@ -140,3 +140,6 @@ def available_threads() -> int:
 
 def take_notices() -> list[tuple[int, str]]:
     """What the runtime had to say since the last call, as (level of `logging`, text)."""
+
+def main(argv: list[str]) -> int:
+    """Runs the program `forebay` with `argv`, whose first entry is its name; returns its exit code."""

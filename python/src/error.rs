@@ -74,9 +74,10 @@ fn class_of_cache(error: &CacheError) -> (&'static str, Place<'_>) {
         CacheError::Config { .. } | CacheError::QuotaTooSmall { .. } | CacheError::MemoryTooSmall { .. } => {
             ("ConfigError", Place::default())
         }
-        CacheError::CacheDir { .. } | CacheError::Disk { .. } | CacheError::Protocol { .. } => {
-            ("CacheError", Place::default())
-        }
+        CacheError::CacheDir { .. }
+        | CacheError::Owned { .. }
+        | CacheError::Disk { .. }
+        | CacheError::Protocol { .. } => ("CacheError", Place::default()),
         CacheError::Closed => ("StateError", Place::default()),
         CacheError::Forked => ("ForkError", Place::default()),
         _ => ("Error", Place::default()),

@@ -14,6 +14,7 @@ mod error;
 mod fork;
 mod loader;
 mod notices;
+mod program;
 mod wait;
 
 /// The compiled half of the package `forebay`.
@@ -25,6 +26,8 @@ mod _forebay {
     use super::array::{ArrayBase, Handle};
     #[pymodule_export]
     use super::loader::{Loader, available_threads, take_notices};
+    #[pymodule_export]
+    use super::program::main;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -14,7 +14,10 @@ use crate::share::fork::ParentOnly;
 /// The right to be the owner of a cache folder; given up on drop, and by the kernel when the process ends.
 #[derive(Debug)]
 pub struct FolderLock {
+    /// In a forked child this is another file: the lock is its parent's.
     file: ParentOnly,
+    /// Taken here, and so given up here; otherwise the caller gives it up, last of all.
+    taken_here: bool,
 }
 
 impl FolderLock {
@@ -39,7 +42,11 @@ impl FolderLock {
                 refused("it is not writable; choose a folder where this user may write (cache_dir)", error)
             })?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Self::from_file(file.into()).map(Some),
+            Ok(()) => {
+                let mut lock = Self::from_file(file.into())?;
+                lock.taken_here = true;
+                Ok(Some(lock))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(refused("its file system offers no locks (flock)", error.into())),
         }
@@ -48,12 +55,23 @@ impl FolderLock {
     /// A lock that the caller has taken, as another descriptor of the same open file.
     pub(crate) fn from_file(file: OwnedFd) -> Result<Self> {
         let file = ParentOnly::new(file).map_err(|error| Error::config(error.to_string()))?;
-        Ok(Self { file })
+        Ok(Self { file, taken_here: false })
     }
 
     /// The open lock file.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+impl Drop for FolderLock {
+    /// By name, not by closing: other references to the open file would keep the lock.
+    fn drop(&mut self) {
+        if self.taken_here
+            && let Err(error) = flock(&self.file, FlockOperation::Unlock)
+        {
+            tracing::warn!(%error, "the lock of the cache folder could not be given up");
+        }
     }
 }
 

@@ -211,7 +211,8 @@ impl Catalog {
         self.objects().get(shard as usize).ok_or_else(none)
     }
 
-    async fn load(&self, shard: usize, mut read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+    /// A shard's index, by a pass over it where nothing else has it; `read` sees the bytes of each step. Not kept in memory.
+    pub(crate) async fn load(&self, shard: usize, mut read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
         let object = &self.objects()[shard];
         if let Some(index) = self.index_without_pass(object).await? {
             return self.counted(shard, index);
@@ -240,7 +241,7 @@ impl Catalog {
     }
 
     /// From the cache, or from a sidecar.
-    async fn index_without_pass(&self, object: &Arc<ObjectMeta>) -> Result<Option<ShardIndex>> {
+    pub(crate) async fn index_without_pass(&self, object: &Arc<ObjectMeta>) -> Result<Option<ShardIndex>> {
         if let Some(bytes) = self.cache.aux_get(INDEX, &object.id).await? {
             match ShardIndex::from_bytes(Lease::from_vec(bytes), object.id) {
                 Ok(index) => return Ok(Some(index)),

@@ -1,3 +1,7 @@
 //! The program `forebay`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(forebay_loader::cli::run(std::env::args_os()))
+}

@@ -1,0 +1,94 @@
+//! The program `forebay`: one file per command, each of which computes a report and leaves printing it to [`output`].
+//!
+//! Promises: the report goes to standard output, as text or (`--json`) as one JSON document with documented keys; everything else
+//! (announcements, progress, errors) goes to standard error. Exit codes: 0 done, 1 failed (or found something bad), 2 a command line
+//! that can't be used, 130 interrupted. Ctrl-C at any time leaves nothing broken.
+
+mod doctor;
+mod evict;
+mod failure;
+mod index;
+mod interrupt;
+mod ls;
+mod output;
+mod pack;
+mod place;
+mod prefetch;
+mod status;
+mod verify;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+use interrupt::Interrupt;
+
+/// Keeps data right before the GPU: packs, indexes, caches and checks datasets of tar shards.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, subcommand_required = true, arg_required_else_help = true)]
+struct Program {
+    /// Print the result as one JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Doctor(doctor::Arguments),
+    Pack(pack::Arguments),
+    Ls(ls::Arguments),
+    Index(index::Arguments),
+    Prefetch(prefetch::Arguments),
+    Status(status::Arguments),
+    Verify(verify::Arguments),
+    Evict(evict::Arguments),
+}
+
+/// Runs the program with `args`, the first of which is its name, and gives its exit code. Listens to SIGINT and SIGTERM while it runs.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let program = match Program::try_parse_from(args) {
+        Ok(program) => program,
+        Err(error) => {
+            // Help and version come this way too. Nobody is left to be told where this can't be printed.
+            drop(error.print());
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    let done = Interrupt::listen().and_then(|interrupt| program.run(&interrupt));
+    match done {
+        Ok(()) => 0,
+        Err(failure) => {
+            failure.print();
+            failure.exit_code()
+        }
+    }
+}
+
+impl Program {
+    fn run(&self, interrupt: &Interrupt) -> Result<(), Failure> {
+        let json = self.json;
+        match &self.command {
+            Command::Doctor(arguments) => doctor::run(arguments, json),
+            Command::Pack(arguments) => pack::run(arguments, json, interrupt),
+            Command::Ls(arguments) => ls::run(arguments, json, interrupt),
+            Command::Index(arguments) => index::run(arguments, json, interrupt),
+            Command::Prefetch(arguments) => prefetch::run(arguments, json, interrupt),
+            Command::Status(arguments) => status::run(arguments, json, interrupt),
+            Command::Verify(arguments) => verify::run(arguments, json, interrupt),
+            Command::Evict(arguments) => evict::run(arguments, json, interrupt),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Program::command().debug_assert();
+    }
+}
