@@ -32,7 +32,7 @@ def execute(command: list[str], log: Path, env: dict[str, str] | None = None, js
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})}
         )
         assert process.stdout
-        lines = [line for line in process.stdout if line.startswith("{")]
+        lines = [line for line in process.stdout if line.startswith('{"') and line.endswith("}\n")]
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
