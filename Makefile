@@ -21,6 +21,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 environment = $(CACHE)/$(1)-$(VERSION)-$(shell cat $(2) 2>/dev/null | sha256sum | cut -c1-12)
 REQUIREMENTS := python/requirements
 DEMO_ENV := $(call environment,demo,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt)
+BENCH_ENV := $(call environment,bench,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt benches/requirements.txt)
 LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
 TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
@@ -52,8 +53,10 @@ lint: tools $(LINT_ENV)/ready
 	$(LINT_ENV)/bin/mypy
 	$(PYTHON) tools/licences.py
 
-bench: tools
-	$(CARGO) bench --locked -p forebay-bench $(BENCH)
+bench: extension-release $(BENCH_ENV)/ready
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fio
+	$(CARGO) build --locked --release -p forebay-bench -p forebay-loader --bins
+	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release --page BENCHMARKS.md $(BENCH)
 
 docs: tools
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --exclude forebay-python --no-deps
@@ -84,6 +87,12 @@ $(DEMO_ENV)/ready: | tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-demo.txt \
 		|| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 			-r $(REQUIREMENTS)-photos.txt
+	@touch $@
+
+# The peers; without what they ask for and don't need here, such as CUDA's libraries.
+$(BENCH_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-demo.txt -r benches/requirements.txt
 	@touch $@
 
 $(LINT_ENV)/ready: | tools

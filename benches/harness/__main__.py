@@ -33,7 +33,10 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     need = max(module.NEED_BYTES for module in chosen.values())
     if free_bytes(work) < need:
-        raise SystemExit(f"{work} has {free_bytes(work) / 1e9:.1f} GB free, and {need / 1e9:.1f} GB are needed; name another folder with --work")
+        raise SystemExit(
+            f"{work} has {free_bytes(work) / 1e9:.1f} GB free, and {need / 1e9:.1f} GB are needed; "
+            "name another folder with --work"
+        )
     about = machine.describe(work)
     if about["load"][0] > 0.5:
         say(f"the machine is not quiet (load {about['load'][0]:.1f}): figures will be lower, and vary more")
@@ -50,7 +53,10 @@ def main() -> int:
         say(f"[{at}/{len(chosen)}] {module.TITLE}")
         result = run(module, place)
         failed += "failed" in result or any(bounded(target) and target["met"] is None for target in result["targets"])
-        write(folder / f"{name}.json", {"schema": SCHEMA, "workload": name, "title": module.TITLE, "small": arguments.small, **result})
+        write(
+            folder / f"{name}.json",
+            {"schema": SCHEMA, "workload": name, "title": module.TITLE, "small": arguments.small, **result},
+        )
     text = report.markdown(folder)
     (folder / "report.md").write_text(text)
     if arguments.page:
@@ -91,8 +97,15 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def parse_arguments() -> argparse.Namespace:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forebay"
     parser = argparse.ArgumentParser(prog="harness", description=__doc__)
-    parser.add_argument("--bin", type=Path, required=True, help="where the release builds of forebay-bench's programs are")
-    parser.add_argument("--work", type=Path, default=home / "bench", help="data and caches, on the disk to measure (default: %(default)s)")
+    parser.add_argument(
+        "--bin", type=Path, required=True, help="where the release builds of forebay-bench's programs are"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=home / "bench",
+        help="data and caches, on the disk to measure (default: %(default)s)",
+    )
     parser.add_argument("--results", type=Path, default=BENCHES / "results", help="default: %(default)s")
     parser.add_argument("--page", type=Path, help="a page to put the tables in, between its markers")
     parser.add_argument("--only", action="append", metavar="WORKLOAD", help="this workload; may be given several times")

@@ -16,7 +16,8 @@ class Meter:
     """Counts samples, wall and processor seconds inside `measure()`; what happens in `warm_up()` is checked, not counted."""
 
     def __init__(self) -> None:
-        self.samples = 0
+        self.samples: float = 0
+        """Units of work: images, or gigabytes."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.extra: dict[str, Any] = {}

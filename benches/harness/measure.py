@@ -21,9 +21,9 @@ class Failed(Exception):
     """A contender's process ended badly."""
 
 
-def run(command: list[str], log: Path, env: dict[str, str] | None = None, json_lines: bool = False) -> Any:
-    """Runs a process to its end. Gives the JSON object of its last line (or of every line), and, under `process`, its wall and processor
-    seconds and its peak RSS from start to end, as the kernel counts them."""
+def execute(command: list[str], log: Path, env: dict[str, str] | None = None, json_lines: bool = False) -> Any:
+    """Runs a process to its end. Gives the JSON object of its last line (or of every line), and, under `process`, its wall and
+    processor seconds and its peak RSS from start to end, as the kernel counts them."""
     with log.open("ab") as stderr:
         stderr.write(f"\n$ {shlex.join(command)}\n".encode())
         stderr.flush()
@@ -32,7 +32,7 @@ def run(command: list[str], log: Path, env: dict[str, str] | None = None, json_l
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})}
         )
         assert process.stdout
-        lines = [line for line in process.stdout if line.startswith("{")]
+        lines = [line for line in process.stdout if line.startswith('{"') and line.endswith("}\n")]
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -62,7 +62,8 @@ class Contender:
 
 
 def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list[Answer]:
-    """Each contender once per round, another one first in each round. One that fails is left out from there on, and its error kept."""
+    """Each contender once per round, another one first in each round. One that fails is left out from there on, and its
+    error kept."""
     runs: list[Answer] = []
     out: set[str] = set()
     for round_ in range(rounds):
@@ -73,7 +74,9 @@ def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list
             entry: Answer = {"contender": contender.name, "case": case, "round": round_}
             try:
                 entry |= contender.go(round_)
-                say(f"  {case + ' ' if case else ''}round {round_ + 1}/{rounds}  {contender.name}: {entry['value']:.4g}")
+                say(
+                    f"  {case + ' ' if case else ''}round {round_ + 1}/{rounds}  {contender.name}: {entry['value']:.4g}"
+                )
             except (Failed, OSError, KeyError, ValueError) as error:
                 entry["error"] = f"{type(error).__name__}: {error}"
                 out.add(contender.name)
@@ -96,7 +99,9 @@ def rows(runs: list[Answer], unit: str) -> list[Answer]:
             # Work done is rate times time.
             cpu = [run["cpu_seconds"] / (run["value"] * run["seconds"]) for run in good if "cpu_seconds" in run]
             row["cpu_seconds_per_unit"] = statistics.median(cpu) if cpu else None
-            row["peak_rss_bytes"] = max((run["peak_rss_bytes"] for run in good if "peak_rss_bytes" in run), default=None)
+            row["peak_rss_bytes"] = max(
+                (run["peak_rss_bytes"] for run in good if "peak_rss_bytes" in run), default=None
+            )
         found.append(row)
     return found
 

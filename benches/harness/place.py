@@ -44,10 +44,11 @@ class Place:
         return cut(self.work / f"photos-{samples}", shards, samples)
 
     def copies(self, name: str, shards: list[Path], least_bytes: int) -> list[Path]:
-        """These shards under other names, over and over, until they come to so many bytes: other objects for a loader, and no more
-        room on disk."""
+        """These shards under other names, over and over, until they come to so many bytes: other objects for a loader,
+        and no more room on disk."""
         folder = self.empty(name)
-        total, made = 0, []
+        total = 0
+        made: list[Path] = []
         while total < least_bytes:
             for shard in shards:
                 path = folder / f"copy-{len(made):06}.tar"

@@ -37,9 +37,11 @@ def header(machine: dict[str, Any], folder: Path) -> str:
     disk = machine["disk"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"Run `{folder.name}`: {machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, "
+        f"Run `{folder.name}`: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, "
         f"kernel {machine['kernel']}; {disk['filesystem']} on {disk.get('device')} ({disk.get('model', 'no model given')}, "
-        f"scheduler {disk.get('scheduler', 'unknown')}); load before the run {machine['load'][0]:.1f}. Commit {machine['commit']}. {versions}."
+        f"scheduler {disk.get('scheduler', 'unknown')}); load before the run {machine['load'][0]:.1f}. "
+        f"Commit {machine['commit']}. {versions}."
     )
 
 
@@ -81,7 +83,16 @@ def workload(result: dict[str, Any]) -> str:
                 "" if peak is None else f"{peak / 1e6:.0f}",
             ]
         )
-    heads = ["case", "contender", f"min {unit}", f"median {unit}", f"max {unit}", f"CPU ms / {work}", "runs", "peak RSS MB"]
+    heads = [
+        "case",
+        "contender",
+        f"min {unit}",
+        f"median {unit}",
+        f"max {unit}",
+        f"CPU ms / {work}",
+        "runs",
+        "peak RSS MB",
+    ]
     parts = [head + result["conditions"], table(heads, lines)]
     for name, values in (result.get("series") or {}).items():
         if values:

@@ -258,3 +258,21 @@ fn the_last_batch_of_discovered_samples_ends_the_epoch_in_the_state() {
     next(&loader).unwrap().unwrap();
     assert!(loader.state().unwrap().contains("\"epoch\":1,\"consumed\":0"), "{}", loader.state().unwrap());
 }
+
+#[test]
+fn a_batch_may_be_read_through_less_memory_than_its_files_take() {
+    let dir = folder(0, 0);
+    // Each label's read is a granule: 16 MiB in all, where 64 MiB of host memory leave 8 MiB for reads.
+    let members: Vec<_> =
+        (0..4096).map(|number| (format!("{number:06}.cls"), number.to_string().into_bytes())).collect();
+    std::fs::write(dir.path().join("data/train-000.tar"), tar(&members)).unwrap();
+    let mut options = options(dir.path());
+    options.fields.truncate(1);
+    options.batch_size = members.len();
+    options.cache.host_memory_limit_bytes = 64 << 20;
+    let loader = Loader::open(options).unwrap();
+    loader.start().unwrap();
+    let batch = next(&loader).unwrap().unwrap();
+    assert_eq!(batch.valid, members.len());
+    assert!(next(&loader).unwrap().is_none());
+}

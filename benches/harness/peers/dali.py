@@ -16,9 +16,9 @@ from nvidia.dali import pipeline_def
 from ..child import Meter, main
 
 
-@pipeline_def
+@pipeline_def  # type: ignore[untyped-decorator]
 def training(paths: list[str], index_paths: list[str]) -> Any:
-    jpegs, labels = fn.readers.webdataset(
+    jpegs, labels = fn.readers.webdataset(  # type: ignore[misc]
         paths=paths,
         index_paths=index_paths,
         ext=["jpg", "cls"],

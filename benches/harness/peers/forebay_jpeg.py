@@ -23,7 +23,9 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         num_threads=settings["threads"],
         fields={
             "image": forebay.Image(
-                "jpg", transform=[forebay.RandomResizedCrop(224), forebay.RandomHorizontalFlip()], decode=settings["decode"]
+                "jpg",
+                transform=[forebay.RandomResizedCrop(224), forebay.RandomHorizontalFlip()],
+                decode=settings["decode"],
             ),
             "label": forebay.Int("cls"),
         },

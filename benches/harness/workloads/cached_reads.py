@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..measure import ratio, rows, run as execute, say, target
+from ..measure import execute, ratio, rows, say, target
 from ..place import Place
 
 TITLE = "Reading cached blocks, checksums verified, 32 reads in flight"
@@ -35,12 +35,12 @@ def run(place: Place) -> dict[str, Any]:
     for case in SIZES:
         found = ratio(table, "forebay", ["fio"], case)
         targets.append(target(f"GB/s over fio, {case}", found and found[0], least=0.95))
-    fio = next((entry["command"] for entry in runs if entry["contender"] == "fio"), [])
+    fio: list[str] = next((entry["command"] for entry in runs if entry["contender"] == "fio"), [])
     return {
         "unit": "GB/s",
         "conditions": (
-            "Random places of 8 cached objects; both read the same files with O_DIRECT through io_uring, so the page cache plays no "
-            "part; nothing of them is in the host tier. fio runs one job and verifies nothing."
+            "Random places of 8 cached objects; both read the same files with O_DIRECT through io_uring, so the page cache "
+            "plays no part; nothing of them is in the host tier. fio runs one job and verifies nothing."
         ),
         "settings": {"sizes": SIZES},
         "commands": {"forebay": command, "fio": fio},

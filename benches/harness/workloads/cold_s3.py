@@ -12,7 +12,7 @@ from typing import Any
 
 from servers import SeaweedFS
 
-from ..measure import Answer, Contender, Failed, ratio, rows, run as execute, take_turns, target
+from ..measure import Answer, Contender, Failed, execute, ratio, rows, take_turns, target
 from ..place import Place
 from ..syncfs import syncfs
 
@@ -46,16 +46,18 @@ def run(place: Place) -> dict[str, Any]:
     return {
         "unit": "GB/s",
         "conditions": (
-            f"{len(shards)} objects of together {total / 1e9:.2f} GB in SeaweedFS on the same disk and the same processors; its files are in the "
-            "page cache, as it wrote them. forebay and rclone: the whole process, start included; obstore: without Python's "
-            "start and imports. The server's processor time is in the runs (server_cpu_seconds)."
+            f"{len(shards)} objects of together {total / 1e9:.2f} GB in SeaweedFS on the same disk and the same processors; "
+            "its files are in the page cache, as it wrote them. forebay and rclone: the whole process, start included; "
+            "obstore: without Python's start and imports. The server's processor time is in the runs (server_cpu_seconds)."
         ),
         "settings": {"objects": len(shards), "bytes": total},
         "commands": {contender.name: contender.command for contender in contenders},
         "runs": runs,
         "rows": table,
         "targets": [
-            target(f"GB/s over the faster plain download{f' ({best[1]})' if best else ''}", best and best[0], least=0.95)
+            target(
+                f"GB/s over the faster plain download{f' ({best[1]})' if best else ''}", best and best[0], least=0.95
+            )
         ],
     }
 

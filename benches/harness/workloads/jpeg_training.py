@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..measure import Contender, ratio, rows, run as execute, take_turns, target
+from ..measure import Contender, execute, ratio, rows, take_turns, target
 from ..place import Place, warm
 
 TITLE = "JPEG training, warm NVMe (RandomResizedCrop 224, flip, batch 256, 500×375 photographs)"
@@ -42,11 +42,11 @@ def run(place: Place) -> dict[str, Any]:
         command = [*place.peer(peer), json.dumps({**settings, **more})]
         return Contender(name, lambda _: checked(execute(command, log)), command)
 
-    crops = [place.program("crops"), f"--threads={place.threads}", f"--batch={BATCH}", *settings["shards"]]
+    crops = [place.program("crops"), f"--threads={place.threads}", f"--batch={BATCH}", *map(str, shards)]
     contenders = [
         python("forebay", "forebay_jpeg"),
         python("DALI (CPU)", "dali"),
-        python("forebay, decode=\"fast\"", "forebay_jpeg", decode="fast"),
+        python('forebay, decode="fast"', "forebay_jpeg", decode="fast"),
         Contender("limit: crop decode + resize alone", lambda _: checked(execute(crops, log)), crops),
     ]
     # Brings the shards to NVMe: what a process finds there it reads from there.
@@ -59,9 +59,9 @@ def run(place: Place) -> dict[str, Any]:
     return {
         "unit": "images/s",
         "conditions": (
-            f"{len(shards)} shards of 500 photographs; {place.threads} decoding threads each; one epoch of warm-up, one measured; a "
-            "process per run. forebay reads with O_DIRECT from its cache folder on NVMe; DALI maps the shards, which are in "
-            "the page cache (in its favour); the limit has the JPEGs in its memory."
+            f"{len(shards)} shards of 500 photographs; {place.threads} decoding threads each; one epoch of warm-up, "
+            "one measured; a process per run. forebay reads with O_DIRECT from its cache folder on NVMe; DALI maps the "
+            "shards, which are in the page cache (in its favour); the limit has the JPEGs in its memory."
         ),
         "settings": settings,
         "commands": {contender.name: contender.command for contender in contenders},

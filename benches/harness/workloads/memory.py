@@ -6,7 +6,7 @@ import json
 import statistics
 from typing import Any
 
-from ..measure import Contender, rows, run as execute, take_turns, target
+from ..measure import Contender, execute, rows, take_turns, target
 from ..place import Place
 
 TITLE = "Memory (peak RSS, and resident memory over 20 epochs)"
@@ -56,8 +56,8 @@ def run(place: Place) -> dict[str, Any]:
     return {
         "unit": "images/s",
         "conditions": (
-            f"host_memory_limit {LIMIT_BYTES / 1e6:.0f} MB; datasets of {sum(p.stat().st_size for p in shards) / 1e6:.0f} MB of photographs "
-            "under several names. The first epoch of each reads from a local origin into an empty cache folder, the others from "
+            f"host_memory_limit {LIMIT_BYTES / 1e6:.0f} MB; batches of {BATCH}; the same photographs under several "
+            "names. The first epoch of each reads from a local origin into an empty cache folder, the others from "
             "NVMe. Peak RSS (VmHWM) is of the whole process, Python included; the series is VmRSS after each epoch."
         ),
         "settings": settings,

@@ -53,12 +53,13 @@ pub(crate) struct Job {
     pub(crate) cells: Vec<Option<Row>>,
 }
 
-/// A row that is done. `room` is its share of the memory for reads, held as long as a cell is a window into it.
+/// A row that is done. `room` is its share of the memory for reads, held as long as a cell is a window into it, and let go at once where
+/// none is: a batch's pixels may be read through far less memory than the batch's files take together.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) sample: RowSample,
     pub(crate) cells: Vec<Cell>,
-    pub(crate) room: OwnedSemaphorePermit,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl Workshop {
@@ -84,9 +85,10 @@ impl Workshop {
             let (back, made) = self.make(&sample, number, cells).await;
             let error = match made {
                 Ok(values) => {
-                    let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<_>>();
+                    let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<Vec<Cell>>>();
                     let cells =
                         cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
+                    let room = cells.iter().any(Cell::is_window).then_some(room);
                     let label = label(&sample);
                     return Ok(Done {
                         sample: RowSample { shard: sample.at.shard, index: sample.at.index, label },

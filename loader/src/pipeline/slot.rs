@@ -62,6 +62,13 @@ pub(crate) enum Cell {
     Value(Value),
 }
 
+impl Cell {
+    /// True where its bytes are still in the memory for reads.
+    pub(crate) fn is_window(&self) -> bool {
+        matches!(self, Self::Value(Value::Bytes(_) | Value::Array { bytes: Payload::Lease(_), .. }))
+    }
+}
+
 /// A decoded value whose place in the batch is not known yet.
 #[derive(Debug)]
 pub(crate) enum Value {
