@@ -103,6 +103,7 @@ impl Session {
             cache,
             origins,
             arena,
+            _shared: shared,
             io: report,
             pid: std::process::id(),
             runtime: Some(runtime),

@@ -1,4 +1,5 @@
 //! What a training process sees of a loader, on shards in a local folder.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -208,9 +208,9 @@ mod tests {
                 prop_assert!(owners <= 1);
             }
             for _ in 0..6 {
-                for me in 0..states.len() {
-                    if let Some(event) = act(&mut folder, me, states[me]) {
-                        states[me] = states[me].after(event);
+                for (me, state) in states.iter_mut().enumerate() {
+                    if let Some(event) = act(&mut folder, me, *state) {
+                        *state = state.after(event);
                     }
                 }
             }

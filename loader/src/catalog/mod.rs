@@ -291,7 +291,7 @@ impl Catalog {
     }
 
     /// From the cache, or from a sidecar.
-    async fn index_without_pass(&self, shard: usize) -> Result<Option<ShardIndex>> {
+    pub(crate) async fn index_without_pass(&self, shard: usize) -> Result<Option<ShardIndex>> {
         let raw = &self.objects()[shard];
         let unzipped = self.known_unzipped(shard).await?;
         let object = unzipped.as_ref().unwrap_or(raw);

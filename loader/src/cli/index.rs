@@ -84,8 +84,8 @@ async fn index(place: &Place<'_>, arguments: &Arguments) -> Result<Indexed, Fail
     let catalog = place.catalog(place.shards(&arguments.sources).await?)?;
     let objects = catalog.objects();
     let targets = targets(objects, arguments)?;
-    let known: Vec<bool> = stream::iter(objects)
-        .map(async |object| Ok::<_, Failure>(catalog.index_without_pass(object).await?.is_some()))
+    let known: Vec<bool> = stream::iter(0..objects.len())
+        .map(async |shard| Ok::<_, Failure>(catalog.index_without_pass(shard).await?.is_some()))
         .buffered(LOOKUPS_AT_ONCE)
         .try_collect()
         .await?;

@@ -103,9 +103,9 @@ async fn list(place: &Place<'_>, arguments: &Arguments) -> Result<Listing, Failu
     let counts = counts(&catalog, arguments.scan).await?;
     let mut fields = Fields::default();
     let mut first: Vec<Sample> = Vec::new();
-    for (object, _) in catalog.objects().iter().zip(&counts) {
+    for (shard, object) in catalog.objects().iter().enumerate() {
         let wanted = arguments.samples - first.len() as u64;
-        let Some(index) = catalog.index_without_pass(object).await? else {
+        let Some(index) = catalog.index_without_pass(shard).await? else {
             if fields.samples == 0 {
                 // Nothing is known of this dataset: its first samples stand for it.
                 let entries = peek(place, object, arguments.samples.max(1)).await?;
@@ -146,8 +146,8 @@ async fn counts(catalog: &Catalog, scan: bool) -> Result<Vec<Option<u64>>, Failu
     if let Some(counts) = catalog.try_counts().await? {
         return Ok(counts.iter().copied().map(Some).collect());
     }
-    let known = stream::iter(catalog.objects())
-        .map(async |object| Ok(catalog.index_without_pass(object).await?.map(|index| index.len())));
+    let known = stream::iter(0..catalog.objects().len())
+        .map(async |shard| Ok(catalog.index_without_pass(shard).await?.map(|index| index.len())));
     known.buffered(AT_ONCE).try_collect().await
 }
 

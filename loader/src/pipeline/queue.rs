@@ -93,10 +93,13 @@ pub(crate) struct Ready {
     stalls: [AtomicU64; 5],
 }
 
+/// A batch and where the loader stands once it is delivered, or why there is none.
+pub(crate) type Made = Result<(Batch, Progress)>;
+
 #[derive(Debug, Default)]
 struct State {
     /// With where the loader stands once it is delivered, and the permit that lets another batch be planned then.
-    batches: VecDeque<(Result<(Batch, Progress)>, Option<OwnedSemaphorePermit>)>,
+    batches: VecDeque<(Made, Option<OwnedSemaphorePermit>)>,
     ended: bool,
     /// When the consumer last saw something move, and the count of movements then.
     seen: Option<(Instant, u64)>,
@@ -106,7 +109,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// A batch, and where the loader stands once it is delivered.
-    Batch(Result<(Batch, Progress)>),
+    Batch(Made),
     Ended,
     Pending,
 }
@@ -116,7 +119,7 @@ impl Ready {
         Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default() }
     }
 
-    pub(crate) fn put(&self, batch: Result<(Batch, Progress)>, permit: Option<OwnedSemaphorePermit>) {
+    pub(crate) fn put(&self, batch: Made, permit: Option<OwnedSemaphorePermit>) {
         self.state.lock().batches.push_back((batch, permit));
         self.changed.notify_all();
     }

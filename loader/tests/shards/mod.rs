@@ -1,5 +1,5 @@
 //! Small shards in a local folder, and a loader over them.
-
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part.
 
 use std::collections::BTreeMap;

@@ -249,5 +249,5 @@ fn an_owner_that_closes_leaves_the_folder_to_a_client() {
     roles.sort_unstable();
     assert_eq!(roles, ["client", "owner"]);
     assert_eq!(server.bytes(), asked, "everything was written and entered before it left");
-    assert!(OBJECTS > 1);
+    const { assert!(OBJECTS > 1) };
 }
