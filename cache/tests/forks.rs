@@ -53,7 +53,10 @@ fn a_folder_without_the_right_to_write_is_a_clear_error() {
         // SAFETY: changes the user of the child alone: root may write everywhere.
         unsafe { libc::setuid(65534) };
         match Cache::open(world.options()) {
-            Err(error @ Error::CacheDir { .. }) => i32::from(error.to_string().contains("not writable")),
+            Err(error @ Error::CacheDir { .. }) => {
+                eprintln!("{error}");
+                i32::from(error.to_string().contains("not writable"))
+            }
             _ => 2,
         }
     });

@@ -253,7 +253,7 @@ impl Order {
 fn conflict<T: PartialEq + Display>(name: &str, given: Option<T>, state: T) -> Result<()> {
     match given {
         Some(given) if given != state => Err(wrong(format!(
-            "{name} is {given} here and {state} in the state; it is part of the order, so that an epoch can't go on with another: leave it out, give the state's, or start without the state"
+            "{name} is {given} here and {state} in the state; it is part of the order, so that an epoch can't go on with another: give the loader {name}={state}, or start without the state"
         ))),
         _ => Ok(()),
     }

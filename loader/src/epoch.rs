@@ -9,12 +9,14 @@ use tokio::task::AbortHandle;
 
 use crate::catalog::{Catalog, discover};
 use crate::error::Result;
+use crate::field::FieldKind;
 use crate::options::LoaderOptions;
 use crate::pipeline::account::Account;
 use crate::pipeline::queue::{Gauges, Ready};
 use crate::pipeline::row::Workshop;
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
+use crate::pipeline::sorted::SortedLabels;
 use crate::plan::{EpochCut, EpochRng, Order, OrderSpec, Piece, Readers, World};
 use crate::prefetch::{Planner, ROOM_UNIT, Readahead};
 use crate::report::Reporter;
@@ -24,6 +26,9 @@ use crate::walk::{Discovered, Ordered, Walk};
 /// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
 /// more than the windows themselves is resident.
 const AHEAD: u64 = 8;
+
+/// Bytes read ahead in storage order: 16 blocks, some tens of milliseconds of a fast network.
+const MOST_AHEAD_BYTES: u64 = 64 << 20;
 
 /// What a loader's epochs share.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ pub(crate) struct Workplace {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) account: Arc<Account>,
     pub(crate) reporter: Reporter,
+    pub(crate) sorted: Arc<SortedLabels>,
 }
 
 /// A running epoch; dropping it ends its work.
@@ -117,6 +123,12 @@ impl Epoch {
     }
 }
 
+/// The first Int field's labels are looked at, where shuffling within windows is what mixes them.
+fn sorted(place: &Workplace, options: &LoaderOptions) -> Option<(usize, Arc<SortedLabels>)> {
+    let column = options.fields.iter().position(|field| field.kind == FieldKind::Int)?;
+    options.mode.has_lanes().then(|| (column, place.sorted.clone()))
+}
+
 fn workshop(
     place: &Workplace,
     options: &LoaderOptions,
@@ -135,6 +147,8 @@ fn workshop(
         gauges: place.gauges.clone(),
         account: place.account.clone(),
         on_error: options.on_error,
+        reporter: place.reporter.clone(),
+        sorted: sorted(place, options),
     }
 }
 
@@ -152,9 +166,18 @@ fn node_readers(options: &LoaderOptions, world: World) -> Readers {
         .unwrap_or_else(|| Readers::from(world))
 }
 
-/// How far ahead pages are fetched: everything where the dataset fits, so that a first epoch's network never idles.
+/// Positions ahead of the planner at which pages are fetched: all where the dataset fits, so that a first epoch's network never idles.
 fn horizon(place: &Workplace, order: &Order) -> u64 {
-    if place.catalog.fits() { u64::MAX / 2 } else { order.spec().shuffle_window / AHEAD }
+    if place.catalog.fits() {
+        return u64::MAX / 2;
+    }
+    if order.spec().mode.has_lanes() {
+        return order.spec().shuffle_window / AHEAD;
+    }
+    // Storage order has no windows: what hides the origin's latency, in bytes.
+    let bytes = (place.session.cache().stats().limit_bytes / AHEAD).min(MOST_AHEAD_BYTES);
+    let per_sample = (place.catalog.served_bytes() / order.total().max(1)).max(1);
+    bytes / per_sample
 }
 
 /// An error where the cache folder can't hold the windows that are open at the same time: every sample would be fetched again for

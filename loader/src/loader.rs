@@ -108,6 +108,7 @@ impl Loader {
             gauges: Arc::new(Gauges::default()),
             account: Arc::new(Account::new(options.max_errors)),
             reporter,
+            sorted: Arc::default(),
         };
         let position = Position {
             progress: Progress { epoch: 0, consumed: 0 },
@@ -267,10 +268,12 @@ impl Loader {
     /// Where the loader stands, as JSON: delivered batches only, equal on every rank. Needs every shard's count.
     pub fn state(&self) -> Result<String> {
         self.place.session.check_process()?;
-        let mut position = self.position.lock();
-        if let Some(pending) = &position.pending {
+        if let Some(pending) = &self.position.lock().pending {
             return Ok(pending.to_json());
         }
+        // Before the position is locked, as in `start`.
+        self.count()?;
+        let mut position = self.position.lock();
         let (spec, dataset) = self.order(&mut position)?;
         Ok(State::new(&spec, dataset).at(position.progress).to_json())
     }
@@ -294,7 +297,7 @@ impl Loader {
 
     /// The order's hash, equal on ranks that agree. Needs every shard's count.
     pub fn order_hash(&self) -> Result<String> {
-        self.place.session.check_process()?;
+        self.count()?;
         let mut position = self.position.lock();
         Ok(self.order(&mut position)?.0.hash())
     }

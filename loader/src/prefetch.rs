@@ -169,7 +169,7 @@ async fn finish(
             Coming::Batch { slot, mut rows, permit, after } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|_| Err(Error::Closed));
                 let _inside = shop.gauges.enter(Stage::Assemble);
-                (assemble(slot, rows, &region).await.map(|batch| (batch, after)), Some(permit))
+                (assemble(slot, rows, &shop, &region).await.map(|batch| (batch, after)), Some(permit))
             }
         };
         let failed = batch.is_err();
@@ -181,8 +181,14 @@ async fn finish(
     ready.end();
 }
 
-async fn assemble(slot: Slot, rows: Result<Vec<Done>>, region: &Region) -> Result<crate::batch::Batch> {
+async fn assemble(
+    slot: Slot,
+    rows: Result<Vec<Done>>,
+    shop: &Workshop,
+    region: &Region,
+) -> Result<crate::batch::Batch> {
     let rows = rows?;
+    shop.look_at_labels(&rows);
     // Rows' windows into the region for reads end with the packing, and their rooms with them.
     let (cells, _rooms): (Vec<_>, Vec<_>) =
         rows.into_iter().map(|row| ((row.sample, row.cells), row.room)).unzip();

@@ -5,7 +5,7 @@ from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["Array", "Loader", "_ArrayBase", "_Handle", "__version__", "available_threads", "take_notices"]
+__all__ = ["Array", "Loader", "_ArrayBase", "_Handle", "__version__", "available_threads", "main", "take_notices"]
 
 __version__: str
 

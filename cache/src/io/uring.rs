@@ -81,12 +81,17 @@ impl Uring {
             let run = {
                 let (queue, wake, holds, options) =
                     (queue.clone(), wake.clone(), holds.clone(), options.clone());
-                move || match Driver::new(queue, wake, holds, &options) {
-                    Ok((mut driver, flags)) => {
-                        drop(report.send(Ok(flags)));
-                        driver.run();
+                move || {
+                    let started = Driver::new(queue, wake, holds, &options);
+                    // The ring's hold on a file is then the only one left: a forked child copies descriptors, and closes rings.
+                    drop(options);
+                    match started {
+                        Ok((mut driver, flags)) => {
+                            drop(report.send(Ok(flags)));
+                            driver.run();
+                        }
+                        Err(error) => drop(report.send(Err(error))),
                     }
-                    Err(error) => drop(report.send(Err(error))),
                 }
             };
             let thread = std::thread::Builder::new().name(format!("forebay-uring-{index}")).spawn(run)?;

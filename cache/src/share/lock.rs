@@ -49,7 +49,7 @@ impl LockFile {
         let file = file.and_then(|file| ParentOnly::new(file.into())).map_err(|error| {
             failed(
                 path,
-                "the lock file can't be opened: the folder must be writable by every process that uses it",
+                "it is not writable: choose a folder where this user may write (cache_dir); every process that uses it must",
                 error,
             )
         })?;

@@ -70,6 +70,7 @@ pub(super) struct Pass<'a> {
     region: &'a Region,
     scan: Scan,
     offset: u64,
+    ended: bool,
     ahead: AbortHandle,
 }
 
@@ -93,20 +94,29 @@ impl<'a> Pass<'a> {
             }
         });
         let scan = Scan::new(Some(object.size_bytes));
-        Self { cache, object: object.clone(), region, scan, offset: 0, ahead: ahead.abort_handle() }
+        Self {
+            cache,
+            object: object.clone(),
+            region,
+            scan,
+            offset: 0,
+            ended: false,
+            ahead: ahead.abort_handle(),
+        }
     }
 
     /// Reads on; `None` at the end.
     pub(super) async fn step(&mut self) -> Result<Option<Step>> {
         let size = self.object.size_bytes;
-        if self.offset >= size {
+        if self.ended {
             return Ok(None);
         }
         let range =
             ByteRange::new(self.offset, (self.offset / STEP_BYTES * STEP_BYTES + STEP_BYTES).min(size));
         let read = self.cache.read(&self.object, range, self.region).await?;
         let mut samples = self.scan.feed(&read.lease).map_err(|error| error.at(&self.object.location))?;
-        if range.end == size {
+        self.ended = range.end == size;
+        if self.ended {
             samples.extend(self.scan.end().map_err(|error| error.at(&self.object.location))?);
         }
         self.offset = range.end;

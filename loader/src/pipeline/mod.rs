@@ -5,3 +5,4 @@ pub(crate) mod queue;
 pub(crate) mod row;
 pub(crate) mod sample;
 pub(crate) mod slot;
+pub(crate) mod sorted;

@@ -12,11 +12,13 @@ use super::account::Account;
 use super::queue::{Gauges, Stage};
 use super::sample::SharedDecoder;
 use super::slot::{Cell, RowSample, Value};
+use super::sorted::{self, SortedLabels};
 use crate::catalog::{Catalog, Found};
 use crate::dataset::{Malformed, MemberEntry, shown, tar};
 use crate::error::{Error, Result};
 use crate::options::OnError;
 use crate::plan::{EpochRng, Order, OrderSpec};
+use crate::report::Reporter;
 
 /// A gap between two members that is read along rather than skipped: less than what another read would cost.
 const GAP_BYTES: u64 = 16 << 10;
@@ -35,6 +37,9 @@ pub(crate) struct Workshop {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) account: Arc<Account>,
     pub(crate) on_error: OnError,
+    pub(crate) reporter: Reporter,
+    /// Which column holds a label, and whether labels look sorted; none where it doesn't matter.
+    pub(crate) sorted: Option<(usize, Arc<SortedLabels>)>,
     pub(crate) draws: EpochRng,
 }
 
@@ -88,6 +93,11 @@ impl Workshop {
                     let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<Vec<Cell>>>();
                     let cells =
                         cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
+                    // A stand-in was read without a room of its own: it must not keep memory that its batch waits for.
+                    let cells: Vec<Cell> = match attempt {
+                        0 => cells,
+                        _ => cells.into_iter().map(Cell::detached).collect(),
+                    };
                     let room = cells.iter().any(Cell::is_window).then_some(room);
                     let label = label(&sample);
                     return Ok(Done {
@@ -112,8 +122,43 @@ impl Workshop {
                 });
             };
             sample = self.catalog.find(next).await?;
+            self.check_stand_in(&sample)?;
             number = self.order().await?.sample_number(next);
         }
+    }
+
+    /// Warns once where labels look sorted by shard.
+    pub(crate) fn look_at_labels(&self, rows: &[Done]) {
+        let Some((column, labels)) = &self.sorted else { return };
+        let pairs = rows.iter().filter_map(|row| match row.cells.get(*column) {
+            Some(Cell::Row(cell)) => Some((row.sample.shard, sorted::label(cell)?)),
+            _ => None,
+        });
+        if labels.look(pairs) {
+            self.reporter.announce(
+                "labels are nearly constant within shards: a shuffle window mixes the shards that are open together, so that batches hold \
+                 few classes; write the shards anew in random order (`forebay pack --shuffle` does), or use shuffle=\"global\" or a larger \
+                 shuffle_window",
+            );
+        }
+    }
+
+    /// An error where a stand-in's reads don't fit into the part of the region that rooms leave free.
+    fn check_stand_in(&self, sample: &Found) -> Result<()> {
+        let (needed, free) = (self.room_bytes(sample), self.reads.capacity_bytes() as u64 / 8);
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
+            limit_bytes: free,
+            needed_bytes: needed,
+            what: format!(
+                "reading {} at byte {} of {} in place of a skipped sample, an eighth of the memory for reads is for that",
+                sample.entry.key(),
+                sample.entry.header_offset(),
+                sample.object.location
+            ),
+        }))
     }
 
     /// Reads and decodes a sample. The cells come back whatever happens: another sample may need them.

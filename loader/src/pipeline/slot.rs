@@ -67,6 +67,17 @@ impl Cell {
     pub(crate) fn is_window(&self) -> bool {
         matches!(self, Self::Value(Value::Bytes(_) | Value::Array { bytes: Payload::Lease(_), .. }))
     }
+
+    /// The same with its bytes copied out of the memory for reads.
+    pub(crate) fn detached(self) -> Self {
+        match self {
+            Self::Value(Value::Bytes(bytes)) => Self::Value(Value::Bytes(Lease::from_vec(bytes.to_vec()))),
+            Self::Value(Value::Array { dtype, shape, bytes: Payload::Lease(bytes) }) => {
+                Self::Value(Value::Array { dtype, shape, bytes: Payload::Vec(bytes.to_vec()) })
+            }
+            other => other,
+        }
+    }
 }
 
 /// A decoded value whose place in the batch is not known yet.

@@ -27,7 +27,7 @@ pub const MAX_CANONICAL_RANKS: u32 = 1 << 20;
 const MAX_SAMPLES: u64 = 1 << 62;
 
 /// Samples of a page in storage order. Nothing is shuffled there, so that a page only says how finely reading slides on.
-const STORAGE_PAGE: u64 = 1024;
+const STORAGE_PAGE: u64 = 32;
 
 /// How far samples are mixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Which pieces of shards a stretch of an epoch needs: pages.
 //!
-//! A page is one window of one lane (of storage order: 1,024 samples; of a global order: everything). It is needed from the
+//! A page is one window of one lane (of storage order: 32 samples; of a global order: everything). It is needed from the
 //! first of its positions to the last; at any position every lane has one page open. Prefetching, eviction and
 //! the check of `cache_limit` all ask here; nothing here knows bytes, but by a function that the caller gives.
 
@@ -181,7 +181,7 @@ impl Order {
                 "shuffle=\"global\" needs the whole dataset; shuffle=True needs less".to_owned()
             }
             OrderMode::Storage => {
-                "samples that are read at one time; a smaller prefetch_factor needs less".to_owned()
+                "the 32 samples that reading slides over, and what is read ahead".to_owned()
             }
             _ => format!(
                 "shuffle_window={} samples and what is read ahead; a smaller shuffle_window needs less",

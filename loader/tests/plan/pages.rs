@@ -111,7 +111,7 @@ fn a_cache_smaller_than_the_resident_window_is_told_the_least_that_works() {
     for (mode, says) in [
         (OrderMode::Shuffle, "a smaller shuffle_window"),
         (OrderMode::Global, "the whole dataset"),
-        (OrderMode::Storage, "a smaller prefetch_factor"),
+        (OrderMode::Storage, "slides over"),
     ] {
         let order = laid_out(&spec(&[200; 500], mode));
         let refusal = |limit| {
@@ -144,8 +144,8 @@ fn a_global_order_needs_everything_and_storage_order_a_sliding_piece() {
     let all = [Piece { shard: 0, samples: 0..3000 }, Piece { shard: 2, samples: 0..500 }];
     assert_eq!(global.resident_pieces(1234, &Readers::all()), all);
     let storage = laid_out(&spec(&[3000, 0, 500], OrderMode::Storage));
-    assert_eq!(storage.resident_pieces(5, &Readers::all()), [Piece { shard: 0, samples: 0..1024 }]);
-    let last = [Piece { shard: 2, samples: 72..500 }];
+    assert_eq!(storage.resident_pieces(5, &Readers::all()), [Piece { shard: 0, samples: 0..32 }]);
+    let last = [Piece { shard: 2, samples: 488..500 }];
     assert_eq!(storage.resident_pieces(3499, &Readers::all()), last);
     assert!(storage.resident_pieces(3500, &Readers::all()).is_empty());
     assert!(storage.pieces(PageId { place: 9, window: 0 }).is_empty());
