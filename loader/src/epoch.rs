@@ -1,9 +1,11 @@
 //! One epoch at work: its planner and its readahead, from a start to its end or until the consumer leaves.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use forebay_cache::memory::Region;
 use forebay_cache::object::BLOCK_BYTES;
+use futures::FutureExt;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -13,7 +15,7 @@ use crate::field::FieldKind;
 use crate::options::LoaderOptions;
 use crate::pipeline::account::Account;
 use crate::pipeline::queue::{Gauges, Ready};
-use crate::pipeline::row::Workshop;
+use crate::pipeline::row::{Workshop, panicked};
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::pipeline::sorted::SortedLabels;
@@ -26,6 +28,9 @@ use crate::walk::{Discovered, Ordered, Walk};
 /// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
 /// more than the windows themselves is resident.
 const AHEAD: u64 = 8;
+
+/// Window cycles ahead where nothing has to leave the cache for it; bounds what is kept of open pages.
+const FAR: u64 = 4;
 
 /// Bytes read ahead in storage order: 16 blocks, some tens of milliseconds of a fast network.
 const MOST_AHEAD_BYTES: u64 = 64 << 20;
@@ -86,14 +91,12 @@ impl Epoch {
 
     /// Starts to make batches in storage order on one rank, as samples are found: no count is known yet.
     pub(crate) fn discovered(place: &Workplace, options: &LoaderOptions, spec: OrderSpec) -> Self {
-        let samples = {
-            let runtime = place.session.handle();
-            let _inside = runtime.enter();
-            discover(&place.catalog)
-        };
+        let (samples, looking) = discover(&place.catalog, &place.session.handle());
         let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
         let shop = workshop(place, options, spec, None);
-        Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0)
+        let mut epoch = Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0);
+        epoch.tasks.push(looking);
+        epoch
     }
 
     fn start(
@@ -118,7 +121,15 @@ impl Epoch {
             room_units,
             reached,
         };
-        let tasks = vec![place.session.handle().spawn(planner.run(ready.clone())).abort_handle()];
+        let (work, open) = (planner.run(ready.clone()), ready.clone());
+        let guarded = async move {
+            // A bug in the planner ends the epoch with an error, never in silence.
+            if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+                open.put(Err(panicked(&*panic)), None);
+                open.end();
+            }
+        };
+        let tasks = vec![place.session.handle().spawn(guarded).abort_handle()];
         Self { number, ready, delivered: 0, tasks }
     }
 }
@@ -166,18 +177,17 @@ fn node_readers(options: &LoaderOptions, world: World) -> Readers {
         .unwrap_or_else(|| Readers::from(world))
 }
 
-/// Positions ahead of the planner at which pages are fetched: all where the dataset fits, so that a first epoch's network never idles.
+/// Positions ahead of the planner at which pages are fetched: far where the dataset fits, so that a first epoch's network never idles.
 fn horizon(place: &Workplace, order: &Order) -> u64 {
-    if place.catalog.fits() {
-        return u64::MAX / 2;
-    }
+    let fits = place.catalog.fits();
     if order.spec().mode.has_lanes() {
-        return order.spec().shuffle_window / AHEAD;
+        let window = order.spec().shuffle_window;
+        return if fits { window.saturating_mul(FAR) } else { window / AHEAD };
     }
-    // Storage order has no windows: what hides the origin's latency, in bytes.
-    let bytes = (place.session.cache().stats().limit_bytes / AHEAD).min(MOST_AHEAD_BYTES);
-    let per_sample = (place.catalog.served_bytes() / order.total().max(1)).max(1);
-    bytes / per_sample
+    // Other orders have no windows: what hides the origin's latency, in bytes.
+    let limit = place.session.cache().stats().limit_bytes;
+    let bytes = if fits { limit } else { (limit / AHEAD).min(MOST_AHEAD_BYTES) };
+    bytes / (place.catalog.served_bytes() / order.total().max(1)).max(1)
 }
 
 /// An error where the cache folder can't hold the windows that are open at the same time: every sample would be fetched again for

@@ -16,6 +16,7 @@ pub mod field;
 pub mod loader;
 mod memory;
 pub mod options;
+mod pages;
 mod pipeline;
 pub mod plan;
 mod prefetch;

@@ -209,10 +209,15 @@ impl Loader {
             epoch.ready.clone()
         };
         let threads = self.place.pool.current_num_threads();
-        match ready.take(slice, self.options.timeout, &self.place.gauges, threads) {
+        let taken = ready.take(slice, self.options.timeout, &self.place.gauges, threads);
+        let mut position = self.position.lock();
+        if !position.epoch.as_ref().is_some_and(|epoch| Arc::ptr_eq(&epoch.ready, &ready)) {
+            // Another thread has left this epoch meanwhile: its batches count no more.
+            return Ok(Next::End);
+        }
+        match taken {
             Taken::Pending => Ok(Next::Pending),
             Taken::Ended => {
-                let mut position = self.position.lock();
                 if let Some(epoch) = position.epoch.take() {
                     position.progress = Progress { epoch: epoch.number.saturating_add(1), consumed: 0 };
                     position.settle(&epoch);
@@ -221,14 +226,12 @@ impl Loader {
             }
             Taken::Batch(Err(error)) => {
                 // The position stays where the last delivered batch left it: whoever mends the cause can go on there.
-                let mut position = self.position.lock();
                 if let Some(epoch) = position.epoch.take() {
                     position.settle(&epoch);
                 }
                 Err(error)
             }
             Taken::Batch(Ok((batch, after))) => {
-                let mut position = self.position.lock();
                 if let Some(epoch) = &mut position.epoch {
                     epoch.delivered += 1;
                     position.progress = after;

@@ -5,19 +5,17 @@
 //! planner reaches them, and tells the cache which pages are finished, so that it evicts what is not needed again in this
 //! epoch. Neither ever waits for the other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_cache::disk::Advice;
+use forebay_cache::Cache;
 use forebay_cache::memory::Region;
-use forebay_cache::object::BLOCK_BYTES;
-use forebay_cache::{ByteRange, Cache, ObjectMeta};
 use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::pages::{OpenPages, PageBytes};
 use crate::pipeline::queue::{Ready, Stage};
 use crate::pipeline::row::{Done, Job, Workshop};
 use crate::pipeline::slot::{Layout, Slot};
@@ -106,9 +104,7 @@ impl Planner {
         let mut units = Vec::with_capacity(samples.len());
         for Placed { sample, .. } in samples {
             let bytes = self.shop.room_bytes(sample);
-            if self.layout.has_values() {
-                held += bytes;
-            }
+            held += self.shop.held_bytes(sample);
             let most = held.max(bytes);
             if most > u64::from(self.room_units) * ROOM_UNIT {
                 let at = &sample.object.location;
@@ -206,8 +202,6 @@ pub(crate) struct Readahead {
     pub(crate) reached: watch::Receiver<u64>,
 }
 
-type PageBytes = Vec<(Arc<ObjectMeta>, ByteRange)>;
-
 impl Readahead {
     /// Runs to the end of the epoch. What fails here is left to the readers: they ask again, and report.
     pub(crate) async fn run(mut self) {
@@ -219,35 +213,39 @@ impl Readahead {
     async fn walk(&mut self) -> Result<()> {
         let order = self.order.clone();
         let position = *self.reached.borrow();
-        let mut open: BTreeMap<u64, Vec<PageBytes>> = BTreeMap::new();
+        let mut open = OpenPages::new(self.cache.clone());
         let mut fetches: JoinSet<()> = JoinSet::new();
         for page in order.pages_from(position, &self.readers) {
-            while *self.reached.borrow_and_update() + self.horizon < page.first {
+            while self.reached() + self.horizon < page.first {
                 if self.reached.changed().await.is_err() {
                     return Ok(());
                 }
-                self.retire(&mut open);
+                open.close_before(self.reached());
             }
             let bytes = self.bytes_of(&page).await?;
-            for (object, range) in &bytes {
-                self.cache.advise(&object.id, *range, Advice::WillNeed);
+            open.open(page.last, bytes.clone());
+            for (object, range) in bytes {
                 while fetches.len() >= PIECES_AT_ONCE {
                     fetches.join_next().await;
-                    self.retire(&mut open);
+                    open.close_before(self.reached());
                 }
-                let (cache, object, range) = (self.cache.clone(), object.clone(), *range);
+                let cache = self.cache.clone();
                 fetches.spawn(async move {
                     if let Err(error) = cache.prefetch(&object, range).await {
                         tracing::debug!(%error, "a prefetch failed; the reader will ask again");
                     }
                 });
             }
-            open.entry(page.last).or_default().push(bytes);
         }
         while !open.is_empty() && self.reached.changed().await.is_ok() {
-            self.retire(&mut open);
+            open.close_before(self.reached());
         }
         Ok(())
+    }
+
+    /// The first position of the batch that the planner makes.
+    fn reached(&mut self) -> u64 {
+        *self.reached.borrow_and_update()
     }
 
     async fn bytes_of(&self, page: &Page) -> Result<PageBytes> {
@@ -256,24 +254,5 @@ impl Readahead {
             bytes.push(self.catalog.bytes_of(&piece).await?);
         }
         Ok(bytes)
-    }
-
-    /// Says which pages are finished. A block at a page's edge belongs to its neighbour too, and stays.
-    fn retire(&self, open: &mut BTreeMap<u64, Vec<PageBytes>>) {
-        let reached = *self.reached.borrow();
-        let later = open.split_off(&reached);
-        for (object, range) in std::mem::replace(open, later).into_values().flatten().flatten() {
-            let whole = ByteRange::new(
-                range.start.next_multiple_of(BLOCK_BYTES),
-                if range.end == object.size_bytes {
-                    range.end
-                } else {
-                    range.end / BLOCK_BYTES * BLOCK_BYTES
-                },
-            );
-            if !whole.is_empty() {
-                self.cache.advise(&object.id, whole, Advice::Done);
-            }
-        }
     }
 }

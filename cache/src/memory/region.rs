@@ -49,7 +49,7 @@ impl Region {
     /// Waits in line for `bytes` (rounded up to pages). An error where the region is smaller than that.
     pub async fn allocate(&self, bytes: usize) -> Result<Slab> {
         let pages = self.pages(bytes)?;
-        let waiting = {
+        let mut place = {
             let mut state = self.shared.state.lock();
             if state.waiters.is_empty()
                 && let Some(slab) = self.shared.take(&mut state, pages, bytes)
@@ -58,10 +58,13 @@ impl Region {
             }
             let (turn, waiting) = oneshot::channel();
             state.waiters.push_back((bytes, turn));
-            waiting
+            Place { home: &self.shared, turn: Some(waiting) }
         };
         // The region outlives its waiters: `self` is borrowed here.
-        waiting.await.map_err(|_| Error::Closed)
+        let Some(waiting) = &mut place.turn else { return Err(Error::Closed) };
+        let slab = waiting.await.map_err(|_| Error::Closed);
+        place.turn = None;
+        slab
     }
 
     /// `bytes` at once, or nothing: somebody is waiting, or there is no room.
@@ -131,18 +134,42 @@ impl Shared {
         let mut state = self.state.lock();
         give_back(&mut state.free, offset, pages);
         state.used -= pages;
-        while let Some(bytes) = state.waiters.front().map(|(bytes, _)| *bytes) {
+        self.serve(&mut state);
+    }
+
+    /// Gives memory to those who wait, in line; whoever has gone loses the place.
+    fn serve(self: &Arc<Self>, state: &mut State) {
+        loop {
+            while state.waiters.front().is_some_and(|(_, turn)| turn.is_closed()) {
+                state.waiters.pop_front();
+            }
+            let Some(bytes) = state.waiters.front().map(|(bytes, _)| *bytes) else { return };
             let pages = bytes.max(1).next_multiple_of(PAGE);
-            let Some(slab) = self.take(&mut state, pages, bytes) else { break };
-            let Some((_, turn)) = state.waiters.pop_front() else { break };
+            let Some(slab) = self.take(state, pages, bytes) else { return };
+            let Some((_, turn)) = state.waiters.pop_front() else { return };
             if let Err(unwanted) = turn.send(slab) {
-                // Whoever waited has gone. Undone by hand: dropping the slab would lock the state again.
+                // Whoever waited has just gone. Undone by hand: dropping the slab would lock the state again.
                 let unwanted = std::mem::ManuallyDrop::new(unwanted);
                 give_back(&mut state.free, unwanted.offset, unwanted.pages);
                 state.used -= unwanted.pages;
                 // SAFETY: the slab is not dropped and not used again, so its reference to the region is read once.
                 drop_outside(unsafe { std::ptr::read(&unwanted.home) });
             }
+        }
+    }
+}
+
+/// A place in the line. Left early, it lets those behind it move up: nothing else may ever be freed.
+struct Place<'a> {
+    home: &'a Arc<Shared>,
+    turn: Option<oneshot::Receiver<Slab>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // A slab that has come already is given back here, before the lock is taken.
+        if self.turn.take().is_some() {
+            self.home.serve(&mut self.home.state.lock());
         }
     }
 }
@@ -261,6 +288,19 @@ mod tests {
         drop(stays.await.unwrap());
         assert_eq!(region.used_bytes(), 0);
         assert_eq!(region.peak_bytes(), 2 * PAGE);
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_the_line_lets_those_behind_move_up() {
+        let region = region(2 * PAGE);
+        let half = region.allocate(PAGE).await.unwrap();
+        let mut large = Box::pin(region.allocate(2 * PAGE));
+        let mut small = Box::pin(region.allocate(PAGE));
+        assert!(futures::poll!(&mut large).is_pending() && futures::poll!(&mut small).is_pending());
+        drop(large);
+        assert_eq!(small.await.unwrap().len(), PAGE, "nothing was freed meanwhile");
+        drop(half);
+        assert_eq!(region.used_bytes(), 0);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::scan::Pass;
 use super::{Catalog, Found, INDEX};
@@ -18,16 +20,19 @@ const CHUNK: u64 = 256;
 
 /// Starts to look for all samples of the dataset, in storage order. The channel ends behind the last one or behind an error;
 /// dropping the receiver ends the pass.
-pub(crate) fn discover(catalog: &Arc<Catalog>) -> mpsc::Receiver<Result<Found>> {
+pub(crate) fn discover(
+    catalog: &Arc<Catalog>,
+    runtime: &Handle,
+) -> (mpsc::Receiver<Result<Found>>, AbortHandle) {
     let (found, samples) = mpsc::channel(FOUND_AHEAD);
     let catalog = catalog.clone();
-    tokio::spawn(async move {
+    let looking = runtime.spawn(async move {
         if let Err(Stopped::Failed(error)) = walk(&catalog, &found).await {
             // Nobody listens: the epoch was left, and its error with it.
             drop(found.send(Err(error)).await);
         }
     });
-    samples
+    (samples, looking.abort_handle())
 }
 
 enum Stopped {

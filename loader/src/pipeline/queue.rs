@@ -185,8 +185,9 @@ impl State {
             }
         };
         let waited = now - since;
-        // Memory alone is waited for: nothing is being read or decoded whose end would free any.
-        if stage == Stage::Memory && waited > HELD_GRACE {
+        // Memory alone is waited for, by the planner or by the packing of a batch: nothing is being read or decoded whose end would
+        // free any.
+        if matches!(stage, Stage::Memory | Stage::Assemble) && waited > HELD_GRACE {
             return Some(Error::Config {
                 message: "every batch's memory is held by the consumer, so no further batch can be made: let go of batches \
                           (or copy them) before asking for more, or raise host_memory_limit"

@@ -82,6 +82,14 @@ impl Workshop {
         self.order.get_or_try_init(find).await
     }
 
+    /// Of these, the bytes that stay until the batch is packed: those of members that are handed on as they were read.
+    pub(crate) fn held_bytes(&self, sample: &Found) -> u64 {
+        if !self.decoder.hands_on() {
+            return 0;
+        }
+        self.room_bytes(sample)
+    }
+
     /// Makes one row. `room` covers what the sample's reads take.
     pub(crate) async fn row(&self, job: Job, room: OwnedSemaphorePermit) -> Result<Done> {
         let Job { position, mut number, mut sample, mut cells } = job;
@@ -255,7 +263,8 @@ fn into_cell((row, value): (Option<Row>, Option<Value>)) -> Option<Cell> {
     }
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+/// The error that a panic is to the user.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     Error::Panic { message: text.unwrap_or_else(|| "without a message".into()) }

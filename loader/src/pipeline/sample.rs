@@ -71,6 +71,11 @@ impl SampleDecoder {
         }
     }
 
+    /// True where a field's values may be windows into the memory that they were read into.
+    pub(crate) fn hands_on(&self) -> bool {
+        self.fields.iter().any(|field| matches!(field.kind, FieldKind::Bytes | FieldKind::Numpy))
+    }
+
     /// The member of every field, in the fields' order.
     pub(crate) fn members<'a>(
         &self,

@@ -46,11 +46,6 @@ impl Layout {
             .map(|row| (row * rows).next_multiple_of(4096))
             .sum()
     }
-
-    /// True where a batch has columns that are packed after decoding.
-    pub(crate) fn has_values(&self) -> bool {
-        self.columns.iter().any(|column| column.row.is_none())
-    }
 }
 
 /// One field of one sample, decoded.
@@ -260,7 +255,7 @@ async fn stack(
             return Err(differ(layout, (&arrays[0], &samples[0]), (array, &samples[row])));
         }
     }
-    let mut slab = region.allocate(row_bytes * arrays.len()).await?;
+    let mut slab = region.allocate(product(layout, &[row_bytes, arrays.len()])?).await?;
     for (place, (_, _, bytes)) in slab.chunks_exact_mut(row_bytes.max(1)).zip(&arrays) {
         place.copy_from_slice(bytes);
     }
@@ -284,8 +279,8 @@ async fn pad(
     let element = dtype.encode(value).ok_or_else(|| {
         Error::config(format!("field {:?}: pad={value} is no value of {}", layout.name, dtype.name()))
     })?;
-    let row_bytes = dtype.size() * shape.iter().product::<usize>();
-    let mut slab = region.allocate(row_bytes * arrays.len()).await?;
+    let row_bytes = product(layout, &[&[dtype.size()][..], &shape].concat())?;
+    let mut slab = region.allocate(product(layout, &[row_bytes, arrays.len()])?).await?;
     for (place, (_, inner, bytes)) in slab.chunks_exact_mut(row_bytes.max(1)).zip(&arrays) {
         place.chunks_exact_mut(element.len()).for_each(|to| to.copy_from_slice(&element));
         copy_into_corner(place, &shape, bytes, inner, dtype.size());
@@ -319,7 +314,16 @@ fn copy_into_corner(to: &mut [u8], outer: &[usize], from: &[u8], inner: &[usize]
     }
 }
 
+/// Bytes of an array with these factors; headers of files decide them, so that they may be anything.
+fn product(layout: &ColumnLayout, factors: &[usize]) -> Result<usize> {
+    factors.iter().try_fold(1usize, |all, &factor| all.checked_mul(factor)).ok_or_else(|| Error::Dataset {
+        message: format!("field {:?}: an array of {factors:?} bytes is larger than any memory", layout.name),
+    })
+}
+
 fn dense_of(slab: Slab, dtype: DType, rows: usize, shape: &[usize]) -> Column {
+    let elements = shape.iter().fold(rows, |all, &size| all.saturating_mul(size));
+    assert_eq!(slab.len(), elements.saturating_mul(dtype.size()), "a batch's memory is its shape");
     let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
     Column::Dense(Array { dtype, shape, data: slab.freeze() })
 }
