@@ -41,11 +41,14 @@ struct Batch {
 }
 
 impl Disk {
-    /// Removes what is asked, as far as nobody holds it, and gives the bytes that came free.
+    /// Removes what is asked, as far as nobody holds it, and gives the bytes that came free. Waits where evictions are held back.
     pub(crate) async fn evict(&self, what: Evict) -> Result<u64> {
         let shared = self.shared.clone();
         let mut room = shared.room.subscribe();
-        while !shared.state.lock().ready {
+        while {
+            let state = shared.state.lock();
+            !state.ready || state.held
+        } {
             room.changed().await.map_err(|_| Error::Closed)?;
         }
         self.shared.blocking(move || shared.evict(what)).await

@@ -175,6 +175,7 @@ impl Disk {
     pub(crate) fn release_evictions(&self) {
         self.shared.state.lock().held = false;
         self.shared.work.notify_all();
+        self.shared.tell_room();
     }
 
     /// The newest cached version of a location.
