@@ -18,7 +18,7 @@ from ..child import Meter, main
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def training(paths: list[str], index_paths: list[str]) -> Any:
-    jpegs, labels = fn.readers.webdataset(  # type: ignore[misc]
+    jpegs, labels = fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
         ext=["jpg", "cls"],
