@@ -58,7 +58,8 @@ impl Shared {
         found.fixed += allocated_at(&self.layout.dir().join(crate::share::lock::CLIENTS));
         for entry in std::fs::read_dir(self.layout.dir())? {
             let entry = entry?;
-            let meta = entry.metadata()?;
+            // Other processes come and go here: a file of a probe may be gone when it is asked about.
+            let Ok(meta) = entry.metadata() else { continue };
             if meta.is_file() && entry.path() != self.layout.index() {
                 found.fixed += allocated(&meta);
             }
