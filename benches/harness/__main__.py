@@ -91,7 +91,8 @@ def clear(folder: Path) -> None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    # Paths of commands are shown from the home folder: results are published.
+    path.write_text(json.dumps(content, indent=1).replace(str(Path.home()) + "/", "~/") + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
