@@ -2,9 +2,9 @@ use super::*;
 
 fn around() -> Surroundings<'static> {
     Surroundings {
-        working_dir: "/work/data".into(),
+        working_dir: "/srv/data".into(),
         variable: &|name| (name == "WDS_ROOT").then(|| "s3://bucket".to_owned()),
-        is_dir: &|path| path == Path::new("/work/data/folder.d"),
+        is_dir: &|path| path == Path::new("/srv/data/folder.d"),
     }
 }
 
@@ -39,12 +39,12 @@ fn sources_are_objects_globs_or_folders() {
         ("http://[::1]:8000/a b.tar", exact("http://[::1]:8000/a%20b.tar")),
         ("file:///d/a%20b.tar", exact("file:///d/a%20b.tar")),
         ("file://localhost/d/a.tar", exact("file:///d/a.tar")),
-        ("file:a.tar", exact("file:///work/data/a.tar")),
-        ("a.tar", exact("file:///work/data/a.tar")),
-        ("../a%20é:1.tar", exact("file:///work/a%2520%C3%A9:1.tar")),
-        ("folder.d", folder("file:///work/data/folder.d/")),
-        ("folder", exact("file:///work/data/folder")),
-        ("folder/", folder("file:///work/data/folder/")),
+        ("file:a.tar", exact("file:///srv/data/a.tar")),
+        ("a.tar", exact("file:///srv/data/a.tar")),
+        ("../a%20é:1.tar", exact("file:///srv/a%2520%C3%A9:1.tar")),
+        ("folder.d", folder("file:///srv/data/folder.d/")),
+        ("folder", exact("file:///srv/data/folder")),
+        ("folder/", folder("file:///srv/data/folder/")),
         ("/d/[ab]*.tar", glob("file:///d/", "[ab]*.tar")),
         ("/", folder("file:///")),
         ("/d/*/", glob("file:///d/", "*/*.tar")),
