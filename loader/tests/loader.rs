@@ -1,36 +1,16 @@
 //! What a training process sees of a loader, on shards in a local folder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use forebay_loader::batch::{Batch, Column};
-use forebay_loader::field::{Field, FieldKind, Shapes};
 use forebay_loader::plan::OrderMode;
-use forebay_loader::{CacheSettings, Error, Loader, LoaderOptions, Next, OnError};
+use forebay_loader::{Error, Loader, LoaderOptions, Next, OnError};
+use shards::{options, tar};
 
-/// A tar shard of `(name, bytes)`, as small as one can be.
-fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, bytes) in members {
-        let mut header = [0u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
-        header[136..148].copy_from_slice(b"00000000000\0");
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        out.extend_from_slice(&header);
-        out.extend_from_slice(bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    out
-}
+mod shards;
 
 /// `shards` shards of `samples` samples; a sample's label is its number in storage order.
 fn dataset(dir: &Path, shards: usize, samples: usize) {
@@ -46,37 +26,6 @@ fn dataset(dir: &Path, shards: usize, samples: usize) {
             })
             .collect();
         std::fs::write(dir.join(format!("train-{shard:03}.tar")), tar(&members)).unwrap();
-    }
-}
-
-fn field(name: &str, suffix: &str, kind: FieldKind) -> Field {
-    Field { name: name.into(), suffixes: vec![suffix.into()], kind, shapes: Shapes::Equal }
-}
-
-fn options(dir: &Path) -> LoaderOptions {
-    LoaderOptions {
-        sources: vec![dir.join("data").display().to_string()],
-        fields: vec![field("label", "cls", FieldKind::Int), field("data", "bin", FieldKind::Bytes)],
-        batch_size: 7,
-        mode: OrderMode::Shuffle,
-        seed: 1,
-        drop_last: false,
-        shuffle_window: None,
-        canonical_ranks: None,
-        rank: 0,
-        world_size: 1,
-        local_world_size: 1,
-        num_threads: Some(2),
-        prefetch_factor: 2,
-        timeout: Some(Duration::from_secs(60)),
-        on_error: OnError::Raise,
-        max_errors: 0,
-        cache: CacheSettings {
-            dir: dir.join("cache"),
-            limit_bytes: 1 << 30,
-            host_memory_limit_bytes: 256 << 20,
-            storage_options: BTreeMap::new(),
-        },
     }
 }
 
