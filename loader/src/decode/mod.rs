@@ -109,7 +109,8 @@ impl Decoder {
     /// Bytes of scratch memory held between images: at most [`Limits::max_scratch_bytes`].
     pub fn scratch_bytes(&self) -> usize {
         let buffers: usize = self.buffers.all().iter().map(|buffer| buffer.capacity()).sum();
-        buffers + self.resampler.scratch_bytes()
+        let coded = self.jpeg.as_ref().map_or(0, jpeg::Decompressor::scratch_bytes);
+        buffers + self.resampler.scratch_bytes() + coded
     }
 
     /// Decodes an image and applies `transforms`: uint8 RGB.
@@ -239,6 +240,9 @@ impl Decoder {
         }
         if self.scratch_bytes() > limit {
             self.resampler.forget();
+        }
+        if self.scratch_bytes() > limit {
+            self.jpeg.iter_mut().for_each(jpeg::Decompressor::forget);
         }
     }
 }

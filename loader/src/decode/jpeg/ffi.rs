@@ -1,6 +1,6 @@
 //! The C side, as shim.h declares it.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::marker::PhantomData;
 
 // The shim calls libjpeg, which is inside the static library that this crate brings along.
@@ -66,7 +66,7 @@ pub(super) struct Window {
 }
 
 unsafe extern "C" {
-    pub(super) fn forebay_jpeg_new() -> *mut Handle;
+    pub(super) fn forebay_jpeg_new(scan: *mut c_void) -> *mut Handle;
     pub(super) fn forebay_jpeg_free(jpeg: *mut Handle);
     pub(super) fn forebay_jpeg_read_header(
         jpeg: *mut Handle,

@@ -7,10 +7,15 @@
 
 #![allow(unsafe_code)]
 
+mod bits;
 mod ffi;
+mod huffman;
+mod scan;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
+
+use scan::Scan;
 
 use super::error::DecodeError;
 use super::orientation::{self, Orientation, Rect, Size};
@@ -40,22 +45,54 @@ pub struct Header {
 #[derive(Debug)]
 pub(super) struct Decompressor {
     handle: NonNull<ffi::Handle>,
+    /// Where the handle decodes coefficients; this value owns it, and touches it only while the handle does not.
+    scan: NonNull<Scan>,
 }
 
-// SAFETY: the handle owns its memory, holds no thread-local state, and is used through &mut only.
+// SAFETY: handle and scan own their memory, hold no thread-local state, and are used through &mut only.
 unsafe impl Send for Decompressor {}
 
 impl Drop for Decompressor {
     fn drop(&mut self) {
         // SAFETY: made by forebay_jpeg_new, freed once.
-        unsafe { ffi::forebay_jpeg_free(self.handle.as_ptr()) }
+        unsafe { ffi::forebay_jpeg_free(self.handle.as_ptr()) };
+        // SAFETY: made by Box::into_raw in new(), freed once; the handle, which used it, is gone.
+        drop(unsafe { Box::from_raw(self.scan.as_ptr()) });
     }
 }
 
 impl Decompressor {
     pub(super) fn new() -> Option<Self> {
-        // SAFETY: no preconditions; NULL when there is no memory.
-        NonNull::new(unsafe { ffi::forebay_jpeg_new() }).map(|handle| Self { handle })
+        Self::with(|scan| scan.as_ptr().cast())
+    }
+
+    /// One that leaves all coefficients to libjpeg-turbo.
+    #[cfg(test)]
+    fn plain() -> Option<Self> {
+        Self::with(|_| std::ptr::null_mut())
+    }
+
+    fn with(given: impl FnOnce(NonNull<Scan>) -> *mut c_void) -> Option<Self> {
+        let scan = NonNull::from(Box::leak(Box::<Scan>::default()));
+        // SAFETY: the scan lives as long as the handle; NULL when there is no memory.
+        let Some(handle) = NonNull::new(unsafe { ffi::forebay_jpeg_new(given(scan)) }) else {
+            // SAFETY: made above, and nothing else has it.
+            drop(unsafe { Box::from_raw(scan.as_ptr()) });
+            return None;
+        };
+        Some(Self { handle, scan })
+    }
+
+    /// Bytes kept between images.
+    pub(super) fn scratch_bytes(&self) -> usize {
+        // SAFETY: the handle uses it only inside calls that borrow this value mutably.
+        unsafe { self.scan.as_ref() }.memory_bytes()
+    }
+
+    /// Frees them.
+    pub(super) fn forget(&mut self) {
+        // SAFETY: as above.
+        unsafe { self.scan.as_mut() }.forget();
     }
 
     /// Reads the header of `bytes`. The file stays open, and its bytes borrowed, until the returned value is dropped.

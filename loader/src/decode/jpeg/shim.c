@@ -8,14 +8,28 @@
 #include "jpeglib.h"
 #include "jerror.h"
 
+/* The entropy decoder of a scan is replaced through libjpeg's internal interface (jpegint.h), which stands here as far as it is
+   used: the headers that are installed don't have it. */
+#if LIBJPEG_TURBO_VERSION_NUMBER < 3000000 || LIBJPEG_TURBO_VERSION_NUMBER >= 3002000
+#error "libjpeg-turbo 3.0 or 3.1 is needed: in others the internal interface was not looked at"
+#endif
+struct jpeg_entropy_decoder {
+  void (*start_pass)(j_decompress_ptr cinfo);
+  boolean (*decode_mcu)(j_decompress_ptr cinfo, JBLOCKROW *MCU_data);
+};
+
 struct forebay_jpeg {
   struct jpeg_decompress_struct cinfo;
   struct jpeg_error_mgr errors;
   struct jpeg_progress_mgr progress;
   jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
+  const uint8_t *data;
   size_t length;
   uint32_t max_scans;
+  /* forebay_jpeg_unit decodes into the first; `coded` is where the scan's data starts, 0 while libjpeg decodes. */
+  struct forebay_scan *scan;
+  size_t coded;
 };
 
 static void fail(j_common_ptr cinfo) {
@@ -61,9 +75,10 @@ static int create(forebay_jpeg *jpeg) {
   return 0;
 }
 
-forebay_jpeg *forebay_jpeg_new(void) {
+forebay_jpeg *forebay_jpeg_new(struct forebay_scan *scan) {
   forebay_jpeg *jpeg = calloc(1, sizeof *jpeg);
   if (jpeg == NULL) return NULL;
+  jpeg->scan = scan;
   jpeg->cinfo.err = jpeg_std_error(&jpeg->errors);
   jpeg->errors.error_exit = fail;
   jpeg->errors.emit_message = warn;
@@ -91,6 +106,8 @@ const char *forebay_jpeg_message(const forebay_jpeg *jpeg) { return jpeg->messag
 
 size_t forebay_jpeg_offset(const forebay_jpeg *jpeg) {
   const struct jpeg_source_mgr *src = jpeg->cinfo.src;
+  if (jpeg->coded != 0)
+    return jpeg->coded + forebay_jpeg_position(jpeg->scan, jpeg->data + jpeg->coded, jpeg->length - jpeg->coded);
   if (src == NULL || src->bytes_in_buffer > jpeg->length) return jpeg->length;
   return jpeg->length - src->bytes_in_buffer;
 }
@@ -109,7 +126,9 @@ int forebay_jpeg_read_header(forebay_jpeg *jpeg, const uint8_t *data, size_t len
   struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;
   memset(header, 0, sizeof *header);
   jpeg->message[0] = 0;
+  jpeg->data = data;
   jpeg->length = length;
+  jpeg->coded = 0;
   jpeg->max_scans = UINT32_MAX;
   if (setjmp(jpeg->jump)) return 1;
   jpeg_mem_src(cinfo, data, length);
@@ -143,6 +162,59 @@ int forebay_jpeg_read_header(forebay_jpeg *jpeg, const uint8_t *data, size_t len
   return 0;
 }
 
+static boolean decode_unit(j_decompress_ptr cinfo, JBLOCKROW *blocks) {
+  forebay_jpeg *jpeg = (forebay_jpeg *)cinfo->client_data;
+  /* libjpeg allocates the blocks of a unit as one piece. */
+  switch (forebay_jpeg_unit(jpeg->scan, blocks == NULL ? NULL : (int16_t *)blocks[0])) {
+    case 0: return TRUE;
+    case 1: ERREXIT(cinfo, JWRN_HUFF_BAD_CODE); break;
+    case 2: ERREXIT(cinfo, JWRN_HIT_MARKER); break;
+    default: ERREXIT(cinfo, JWRN_MUST_RESYNC);
+  }
+  return FALSE;
+}
+
+/* The columns of units that the window needs, as jpeg_crop_scanline computes them. */
+static void find_columns(const struct jpeg_decompress_struct *cinfo, const forebay_jpeg_window *window, forebay_scan_layout *layout) {
+  uint32_t width = DCTSIZE / window->denominator;
+  if (cinfo->num_components > 1) width *= (uint32_t)cinfo->max_h_samp_factor;
+  layout->first_column = window->x / width;
+  layout->last_column = (window->x + window->width - 1) / width;
+}
+
+static void replace_entropy_decoder(forebay_jpeg *jpeg, const forebay_jpeg_window *window) {
+  struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;
+  forebay_scan_layout layout = {0};
+  if (jpeg->scan == NULL || jpeg_has_multiple_scans(cinfo) || cinfo->progressive_mode || cinfo->arith_code) return;
+  layout.blocks = (uint32_t)cinfo->blocks_in_MCU;
+  for (int i = 0; i < cinfo->blocks_in_MCU; i++) {
+    const jpeg_component_info *component = cinfo->cur_comp_info[cinfo->MCU_membership[i]];
+    layout.component[i] = (uint8_t)cinfo->MCU_membership[i];
+    layout.dc_table[i] = (uint8_t)component->dc_tbl_no;
+    layout.ac_table[i] = (uint8_t)component->ac_tbl_no;
+#if JPEG_LIB_VERSION >= 70
+    layout.ac_needed[i] = component->DCT_h_scaled_size > 1;
+#else
+    layout.ac_needed[i] = component->DCT_scaled_size > 1;
+#endif
+  }
+  layout.restart_interval = cinfo->restart_interval;
+  layout.units_per_row = cinfo->MCUs_per_row;
+  find_columns(cinfo, window, &layout);
+  layout.data = cinfo->src->next_input_byte;
+  layout.length = cinfo->src->bytes_in_buffer;
+  for (int i = 0; i < NUM_HUFF_TBLS; i++) {
+    const JHUFF_TBL *dc = cinfo->dc_huff_tbl_ptrs[i], *ac = cinfo->ac_huff_tbl_ptrs[i];
+    layout.dc_counts[i] = dc == NULL ? NULL : dc->bits;
+    layout.dc_symbols[i] = dc == NULL ? NULL : dc->huffval;
+    layout.ac_counts[i] = ac == NULL ? NULL : ac->bits;
+    layout.ac_symbols[i] = ac == NULL ? NULL : ac->huffval;
+  }
+  if (!forebay_jpeg_begin(jpeg->scan, &layout)) return;
+  jpeg->coded = forebay_jpeg_offset(jpeg);
+  cinfo->entropy->decode_mcu = decode_unit;
+}
+
 int forebay_jpeg_start(forebay_jpeg *jpeg, forebay_jpeg_window *window) {
   struct jpeg_decompress_struct *cinfo = &jpeg->cinfo;
   if (setjmp(jpeg->jump)) return 1;
@@ -164,6 +236,7 @@ int forebay_jpeg_start(forebay_jpeg *jpeg, forebay_jpeg_window *window) {
     window->x = x;
     window->width = width;
   }
+  replace_entropy_decoder(jpeg, window);
   return 0;
 }
 

@@ -36,8 +36,33 @@ typedef struct {
   uint32_t scaled_height;
 } forebay_jpeg_window;
 
-/* NULL: out of memory. */
-forebay_jpeg *forebay_jpeg_new(void);
+/* The decoder of a scan's coefficients, written in Rust: see scan.rs for what its functions promise. */
+struct forebay_scan;
+
+typedef struct {
+  uint32_t blocks;
+  uint8_t component[10];
+  uint8_t dc_table[10];
+  uint8_t ac_table[10];
+  uint8_t ac_needed[10];
+  uint32_t restart_interval;
+  uint32_t units_per_row;
+  uint32_t first_column;
+  uint32_t last_column;
+  const uint8_t *data;
+  size_t length;
+  const uint8_t *dc_counts[4];
+  const uint8_t *dc_symbols[4];
+  const uint8_t *ac_counts[4];
+  const uint8_t *ac_symbols[4];
+} forebay_scan_layout;
+
+uint32_t forebay_jpeg_begin(struct forebay_scan *scan, const forebay_scan_layout *layout);
+uint32_t forebay_jpeg_unit(struct forebay_scan *scan, int16_t *blocks);
+size_t forebay_jpeg_position(const struct forebay_scan *scan, const uint8_t *data, size_t length);
+
+/* NULL: out of memory. `scan` must live until forebay_jpeg_free; without one libjpeg decodes all coefficients. */
+forebay_jpeg *forebay_jpeg_new(struct forebay_scan *scan);
 void forebay_jpeg_free(forebay_jpeg *jpeg);
 
 /* 0: done; 1: failed, see forebay_jpeg_message. `data` must live until forebay_jpeg_abort. */

@@ -33,20 +33,70 @@ fn rows(pixels: &[u8], held: Rect, region: Rect) -> Vec<&[u8]> {
         .collect()
 }
 
-fn assert_region_equals_whole(bytes: &[u8], part: [f64; 4], denominator: u32) {
-    let (size, full) = whole(bytes, denominator);
+fn region(size: Size, part: [f64; 4]) -> Rect {
     let along = |start: f64, length: f64, whole: u32| {
         let first = ((f64::from(whole) * start) as u32).min(whole - 1);
         (first, ((f64::from(whole - first) * length) as u32).max(1))
     };
     let (x, width) = along(part[0], part[1], size.width);
     let (y, height) = along(part[2], part[3], size.height);
-    let region = Rect { x, y, width, height };
+    Rect { x, y, width, height }
+}
+
+fn assert_region_equals_whole(bytes: &[u8], part: [f64; 4], denominator: u32) {
+    let (size, full) = whole(bytes, denominator);
+    let region = region(size, part);
     let mut decompressor = Decompressor::new().unwrap();
     let mut out = Vec::new();
     let open = decompressor.open(bytes, &Limits::default()).unwrap();
     let held = open.decode(region, denominator, &Limits::default(), &mut out).unwrap();
     assert_eq!(rows(&out, held, region), rows(&full, Rect::all(size), region), "{region:?} of {size}");
+}
+
+/// What a decompressor makes of a part of a file: the region held and its pixels.
+fn part_of(
+    decompressor: Option<Decompressor>,
+    bytes: &[u8],
+    region: Rect,
+    denominator: u32,
+) -> Option<(Rect, Vec<u8>)> {
+    let mut decompressor = decompressor.unwrap();
+    let open = decompressor.open(bytes, &Limits::default()).ok()?;
+    let mut out = Vec::new();
+    let held = open.decode(region, denominator, &Limits::default(), &mut out).ok()?;
+    out.truncate(held.size().pixels() as usize * 3);
+    Some((held, out))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn coefficients_are_those_of_libjpeg(
+        (width, height) in (1u32..150, 1u32..150),
+        subsampling in prop::sample::select(&ALL[..]),
+        (cmyk, restarts, quality) in (any::<bool>(), any::<bool>(), 1i32..=100),
+        denominator in prop::sample::select(&[1u32, 1, 2, 4, 8][..]),
+        part in prop::array::uniform4(0.0f64..1.0),
+        // Where in the coded data, and what to do there; half of the files stay whole.
+        damage in prop::option::of((0.3f64..1.0, any::<u8>())),
+    ) {
+        let cmyk = cmyk && subsampling != Subsampling::Grey;
+        let encoded = Encoded { subsampling, cmyk, restarts, quality, ..Encoded::default() };
+        let mut bytes = jpeg(&photo(width, height), &encoded);
+        let scaled = Size { width: width.div_ceil(denominator), height: height.div_ceil(denominator) };
+        let region = region(scaled, part);
+        if let Some((place, value)) = damage {
+            let at = ((bytes.len() - 2) as f64 * place) as usize;
+            bytes[at] = value;
+        }
+        let ours = part_of(Decompressor::new(), &bytes, region, denominator);
+        let theirs = part_of(Decompressor::plain(), &bytes, region, denominator);
+        // Of damaged data ours refuses more: codes that no table has are zeros to libjpeg's faster way of decoding.
+        if ours.is_some() || damage.is_none() {
+            prop_assert_eq!(ours, theirs);
+        }
+    }
 }
 
 proptest! {
