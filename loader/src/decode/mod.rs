@@ -39,8 +39,8 @@ use formats::Format;
 use geometry::Stage;
 use limits::MAX_SCANS;
 use orientation::{Orientation, Rect};
-use resize::{Resampler, View};
-use stored::{Gather, Resize, Work};
+use resize::{Mirrored, Resampler, View};
+use stored::{Gather, Work};
 
 /// Where pixels go.
 #[derive(Debug)]
@@ -285,11 +285,11 @@ fn finish(
             let length = stage.output().pixels() * 3;
             limits.check_bytes("a transform's output", length)?;
             scratch::grow(&mut next, length as usize);
-            run(stage, done, &now, &mut next[..length as usize])?;
+            run(stage, done, &now, &mut next[..length as usize]);
             std::mem::swap(&mut now, &mut next);
             done = Some(stage.output());
         }
-        run(last, done, &now, target)?;
+        run(last, done, &now, target);
         buffers.stages = [now, next];
         Ok(())
     })?;
@@ -328,38 +328,28 @@ fn apply(
     view: View<'_>,
     aside: &mut Vec<u8>,
     to: &mut [u8],
-) -> Result<()> {
+) {
     let resize = match work {
         Work::Gather(gather) => {
             resize::gather::<3>(view, gather, to);
-            return Ok(());
+            return;
         }
         Work::Resize(resize) => resize,
     };
     let Some((region, placed)) = resize.region_scaled(denominator) else {
         to.fill(0);
-        return Ok(());
+        return;
     };
     if resize.is_direct() {
-        resampler.resize(view, region, &placed, to)?;
-        turn_in_place(resize, to);
-        return Ok(());
+        let mirrored = Mirrored { columns: resize.turn.flip_x, rows: resize.turn.flip_y };
+        resampler.resize(view, region, &placed, mirrored, to);
+        return;
     }
     let length = placed.to.pixels() as usize * 3;
     scratch::grow(aside, length);
-    resampler.resize(view, region, &placed, &mut aside[..length])?;
+    resampler.resize(view, region, &placed, Mirrored::default(), &mut aside[..length]);
     let resized = View { pixels: &aside[..length], held: Rect::all(placed.to) };
     resize::gather::<3>(resized, &Gather::turning(resize), to);
-    Ok(())
-}
-
-fn turn_in_place(resize: &Resize, pixels: &mut [u8]) {
-    if resize.turn.flip_x {
-        resize::mirror_columns(pixels, resize.window.size.width);
-    }
-    if resize.turn.flip_y {
-        resize::mirror_rows(pixels, resize.window.size.width);
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! Pixels from pixels: SIMD convolution as Pillow's resize, sampling as torchvision's `antialias=False`, gathering.
+//! Pixels from pixels: convolution as Pillow's resize, sampling as torchvision's `antialias=False`, gathering.
 //!
 //! Pixels are RGB, 3 bytes, rows without gaps. A kernel never reaches beyond the crop: it is cut there and its weights
-//! renormalised, as Pillow does after `crop(box)`.
+//! renormalised, as Pillow does after `crop(box)`. The arithmetic is in integers and the same on every processor.
 
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+mod weights;
 
-use super::error::{DecodeError, Result};
+use self::weights::{Pixels, Rows};
 use super::geometry::Filter;
 use super::orientation::{Rect, Size};
 use super::point;
@@ -77,24 +78,36 @@ fn support(filter: Filter) -> f64 {
     }
 }
 
+/// What becomes of the resized pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mirrored {
+    pub(super) columns: bool,
+    pub(super) rows: bool,
+}
+
 /// The convolution and its memory.
 #[derive(Debug, Default)]
 pub(super) struct Resampler {
-    resizer: Resizer,
-    /// What the first of two separate passes gives.
+    pixels: Pixels,
+    rows: Rows,
+    /// A row, and the slack that the kernels may read behind it.
+    row: Vec<u8>,
+    /// What the first of two passes gives, where it runs over all rows first.
     between: Vec<u8>,
 }
+
+/// Bytes that the kernels read behind a row.
+const SLACK: usize = 32;
 
 impl Resampler {
     /// Bytes kept between images.
     pub(super) fn scratch_bytes(&self) -> usize {
-        self.resizer.size_of_internal_buffers() + self.between.capacity()
+        self.pixels.memory_bytes() + self.rows.memory_bytes() + self.row.capacity() + self.between.capacity()
     }
 
     /// Frees them.
     pub(super) fn forget(&mut self) {
-        self.resizer.reset_internal_buffers();
-        self.between = Vec::new();
+        *self = Self::default();
     }
 
     /// Resizes the `region` of `view` (all that `placed` needs) into `out`, `placed.to` pixels.
@@ -103,52 +116,122 @@ impl Resampler {
         view: View<'_>,
         region: Rect,
         placed: &Placed,
+        mirrored: Mirrored,
         out: &mut [u8],
-    ) -> Result<()> {
-        if !placed.filter.antialias {
-            point::sample(view, region, placed, out);
-            return Ok(());
-        }
-        self.convolve(view, region, placed, out)
-            .map_err(|error| DecodeError::new(format!("the image can't be resized: {error}")))
+    ) {
+        self.resize_at(Level::here(), view, region, placed, mirrored, out);
     }
 
-    fn convolve(&mut self, view: View<'_>, region: Rect, placed: &Placed, out: &mut [u8]) -> Outcome {
-        let kernel = match placed.filter.interpolation {
-            Interpolation::Bicubic => FilterType::CatmullRom,
-            Interpolation::Bilinear | Interpolation::Nearest => FilterType::Bilinear,
-        };
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kernel)).use_alpha(false);
-        let (left, width) = clamp(placed.columns, region.width);
-        let (top, height) = clamp(placed.rows, region.height);
-        let source = TypedImageRef::<U8x3>::from_buffer(view.held.width, view.held.height, view.pixels)?;
-        let (x, y) = (region.x - view.held.x, region.y - view.held.y);
-        let source = TypedCroppedImage::new(source, x, y, region.width, region.height)?;
-        let mut target = TypedImage::<U8x3>::from_buffer(placed.to.width, placed.to.height, out)?;
-        if !placed.columns_first || kernel == FilterType::Bilinear {
-            self.resizer.resize_typed(&source, &mut target, &options.crop(left, top, width, height))?;
-            return Ok(());
+    fn resize_at(
+        &mut self,
+        level: Level,
+        view: View<'_>,
+        region: Rect,
+        placed: &Placed,
+        mirrored: Mirrored,
+        out: &mut [u8],
+    ) {
+        if !placed.filter.antialias {
+            point::sample(view, region, placed, out);
+            mirror(out, placed.to.width, mirrored);
+            return;
         }
+        self.pixels.set(placed.columns, region.width, placed.to.width, placed.filter, mirrored.columns);
+        self.rows.set(placed.rows, region.height, placed.to.height, placed.filter, mirrored.rows);
+        let stride = view.held.width as usize * 3;
+        let skipped = (region.y - view.held.y) as usize * stride + (region.x - view.held.x) as usize * 3;
+        let source = Source { bytes: &view.pixels[skipped..], stride, length: region.width as usize * 3 };
         // The cubic kernel overshoots, and what leaves 0..=255 after the first pass is cut: the order of the passes shows.
-        // fast_image_resize takes rows first, Pillow columns.
-        let length = placed.to.width as usize * region.height as usize * 3;
-        scratch::grow(&mut self.between, length);
-        let between = &mut self.between[..length];
-        let mut half = TypedImage::<U8x3>::from_buffer(placed.to.width, region.height, between)?;
-        let columns = options.crop(left, 0.0, width, f64::from(region.height));
-        self.resizer.resize_typed(&source, &mut half, &columns)?;
-        let rows = options.crop(0.0, top, f64::from(placed.to.width), height);
-        self.resizer.resize_typed(&half, &mut target, &rows)?;
-        Ok(())
+        if placed.columns_first && placed.filter.interpolation == Interpolation::Bicubic {
+            self.columns_first(level, source, region.height as usize, placed.to.width as usize * 3, out);
+        } else {
+            self.rows_first(level, source, placed.to.width as usize * 3, out);
+        }
+    }
+
+    /// Row by row of the output, so that what is between the passes stays in the fastest cache.
+    fn rows_first(&mut self, level: Level, source: Source<'_>, length: usize, out: &mut [u8]) {
+        let Self { pixels, rows, row, .. } = self;
+        scratch::grow(row, source.length + SLACK);
+        for (number, line) in out.chunks_exact_mut(length).enumerate() {
+            level.blend(source, rows.of(number), &mut row[..source.length]);
+            level.convolve(row, pixels, line);
+        }
+    }
+
+    fn columns_first(
+        &mut self,
+        level: Level,
+        source: Source<'_>,
+        height: usize,
+        length: usize,
+        out: &mut [u8],
+    ) {
+        let Self { pixels, rows, row, between } = self;
+        scratch::grow(row, source.length + SLACK);
+        scratch::grow(between, height * length);
+        for (number, line) in between.chunks_exact_mut(length).take(height).enumerate() {
+            row[..source.length].copy_from_slice(source.row(number));
+            level.convolve(row, pixels, line);
+        }
+        let half = Source { bytes: between, stride: length, length };
+        for (number, line) in out.chunks_exact_mut(length).enumerate() {
+            level.blend(half, rows.of(number), line);
+        }
     }
 }
 
-type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
+/// Rows of pixels in a larger picture.
+#[derive(Clone, Copy, Debug)]
+struct Source<'a> {
+    /// From the first row's first pixel on.
+    bytes: &'a [u8],
+    /// From row to row.
+    stride: usize,
+    /// Of a row.
+    length: usize,
+}
 
-/// Rounding must not carry the box over the region's edge, where it would be refused.
-fn clamp(span: Span, available: u32) -> (f64, f64) {
-    let start = span.start.clamp(0.0, f64::from(available));
-    (start, span.length.min(f64::from(available) - start))
+impl<'a> Source<'a> {
+    fn row(&self, number: usize) -> &'a [u8] {
+        &self.bytes[number * self.stride..][..self.length]
+    }
+}
+
+/// Which kernels this processor runs. All give the same pixels.
+#[derive(Clone, Copy, Debug)]
+enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Token),
+}
+
+impl Level {
+    fn here() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = avx2::Token::new() {
+            return Self::Avx2(token);
+        }
+        Self::Portable
+    }
+
+    /// A row as the weighted sum of rows.
+    fn blend(self, source: Source<'_>, mix: weights::Mix<'_>, out: &mut [u8]) {
+        match self {
+            Self::Portable => portable::blend(source, mix, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(token) => token.blend(source, mix, out),
+        }
+    }
+
+    /// Each pixel as the weighted sum of pixels of `row`, behind which [`SLACK`] bytes can be read.
+    fn convolve(self, row: &[u8], pixels: &Pixels, out: &mut [u8]) {
+        match self {
+            Self::Portable => portable::convolve(row, pixels, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(token) => token.convolve(row, pixels, out),
+        }
+    }
 }
 
 /// Writes the pixels of `CHANNELS` bytes that `gather` names, upright, into `out`.
@@ -189,15 +272,24 @@ fn contiguous(columns: &[Option<usize>]) -> Option<usize> {
     columns.iter().enumerate().all(|(at, column)| *column == Some(first + at)).then_some(first)
 }
 
+fn mirror(pixels: &mut [u8], width: u32, mirrored: Mirrored) {
+    if mirrored.columns {
+        mirror_columns(pixels, width);
+    }
+    if mirrored.rows {
+        mirror_rows(pixels, width);
+    }
+}
+
 /// Mirrors every row of RGB pixels.
-pub(super) fn mirror_columns(pixels: &mut [u8], width: u32) {
+fn mirror_columns(pixels: &mut [u8], width: u32) {
     for row in pixels.chunks_exact_mut(width as usize * 3) {
         row.as_chunks_mut::<3>().0.reverse();
     }
 }
 
 /// Mirrors the order of rows.
-pub(super) fn mirror_rows(pixels: &mut [u8], width: u32) {
+fn mirror_rows(pixels: &mut [u8], width: u32) {
     let stride = width as usize * 3;
     let rows = pixels.len() / stride;
     let (upper, lower) = pixels.split_at_mut(rows / 2 * stride);
@@ -205,3 +297,6 @@ pub(super) fn mirror_rows(pixels: &mut [u8], width: u32) {
         above.swap_with_slice(below);
     }
 }
+
+#[cfg(test)]
+mod tests;

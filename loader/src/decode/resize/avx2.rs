@@ -1,0 +1,184 @@
+//! The kernels in AVX2: products of pixel and weight are added in pairs (`vpmaddwd`), 32 bits wide, as the portable ones add them.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::weights::{ABREAST, BITS, GROUP, HALF, Mix, Pixels, pair};
+use super::{SLACK, Source, portable};
+
+/// Bytes of a vector.
+const WIDTH: usize = 32;
+/// Bytes of [`ABREAST`] pixels.
+const BLOCK: usize = ABREAST * 3;
+/// Bytes of four of them, one half of a vector's results.
+const HALF_BLOCK: usize = BLOCK / 2;
+
+/// Says that the processor has AVX2.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token(());
+
+impl Token {
+    pub(super) fn new() -> Option<Self> {
+        std::is_x86_feature_detected!("avx2").then_some(Self(()))
+    }
+
+    pub(super) fn blend(self, source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
+        if out.len() < WIDTH {
+            return portable::blend(source, mix, out);
+        }
+        // SAFETY: a token exists where the processor has AVX2.
+        unsafe { blend(source, mix, out) }
+    }
+
+    pub(super) fn convolve(self, row: &[u8], pixels: &Pixels, out: &mut [u8]) {
+        // SAFETY: a token exists where the processor has AVX2.
+        unsafe {
+            match pixels.groups() {
+                1 => convolve::<1>(row, pixels, out),
+                2 => convolve::<2>(row, pixels, out),
+                _ => convolve::<0>(row, pixels, out),
+            }
+        }
+    }
+}
+
+// Closures inherit these functions' features, and what is called without them (map, from_fn) can't inline such closures: so the
+// loops below are plain.
+
+#[target_feature(enable = "avx2")]
+fn blend(source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
+    let length = out.len();
+    // The last row that is read, and with it every other one: slicing panics where it isn't there whole.
+    assert!(source.row(mix.last).len() == length && length >= WIDTH);
+    let zero = _mm256_setzero_si256();
+    let mut at = 0;
+    loop {
+        let mut sums = [_mm256_set1_epi32(HALF); 4];
+        let mut row = mix.first;
+        for weights in mix.weights.as_chunks::<2>().0 {
+            let (upper, lower) = (row.min(mix.last) * source.stride, (row + 1).min(mix.last) * source.stride);
+            // SAFETY: at + WIDTH is at most the row's length, and rows up to mix.last were found above.
+            let (upper, lower) = unsafe {
+                let from = source.bytes.as_ptr().add(at);
+                (_mm256_loadu_si256(from.add(upper).cast()), _mm256_loadu_si256(from.add(lower).cast()))
+            };
+            let weights = _mm256_set1_epi32(pair(weights));
+            let (low, high) = (_mm256_unpacklo_epi8(upper, lower), _mm256_unpackhi_epi8(upper, lower));
+            let products = [
+                _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), weights),
+                _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), weights),
+                _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), weights),
+                _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), weights),
+            ];
+            for (sum, product) in sums.iter_mut().zip(products) {
+                *sum = _mm256_add_epi32(*sum, product);
+            }
+            row += 2;
+        }
+        // Packing takes the halves of the vectors apart as unpacking did.
+        let packed = pack(sums);
+        // SAFETY: at + WIDTH is at most out's length.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(at).cast(), packed) };
+        if at + WIDTH == length {
+            return;
+        }
+        // The last vector overlaps the one before it.
+        at = (at + WIDTH).min(length - WIDTH);
+    }
+}
+
+/// `GROUPS` groups of taps a pixel; 0: as many as there are.
+#[target_feature(enable = "avx2")]
+fn convolve<const GROUPS: usize>(row: &[u8], pixels: &Pixels, out: &mut [u8]) {
+    let groups = if GROUPS == 0 { pixels.groups() } else { GROUPS };
+    // Groups behind the row's end have weights of zero: what they read there doesn't matter.
+    let end = row.len() - SLACK;
+    let (upper, lower, compact) = (channels::<0>(), channels::<6>(), without_fourth());
+    let blocks = out.len().div_ceil(BLOCK);
+    let mut pairs = pixels.pairs.as_slice();
+    for (block, starts) in pixels.starts[..blocks].iter().enumerate() {
+        let mut sums = [_mm256_set1_epi32(HALF); 4];
+        for (number, sum) in sums.iter_mut().enumerate() {
+            let (mut left, mut right) = (starts[number] as usize, starts[number + 4] as usize);
+            let (these, rest) = pairs.split_at(groups);
+            pairs = rest;
+            for [first, second] in these {
+                // SAFETY: end + SLACK bytes are there, and a load is 16; the weights are arrays of 32 bytes.
+                let (both, first, second) = unsafe {
+                    let from = row.as_ptr();
+                    let left = _mm_loadu_si128(from.add(left.min(end)).cast());
+                    let right = _mm_loadu_si128(from.add(right.min(end)).cast());
+                    let both = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(left), right);
+                    let weights = |pair: &[i32; 8]| _mm256_loadu_si256(pair.as_ptr().cast());
+                    (both, weights(first), weights(second))
+                };
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_shuffle_epi8(both, upper), first));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_shuffle_epi8(both, lower), second));
+                left += GROUP * 3;
+                right += GROUP * 3;
+            }
+        }
+        let packed = _mm256_shuffle_epi8(pack(sums), compact);
+        store(packed, &mut out[block * BLOCK..], block + 1 < blocks);
+    }
+}
+
+/// The whole part of 32 sums as bytes, cut at 0 and 255; halves of vectors stay halves.
+#[target_feature(enable = "avx2")]
+fn pack([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    const SHIFT: i32 = BITS as i32;
+    _mm256_packus_epi16(
+        _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(a), _mm256_srai_epi32::<SHIFT>(b)),
+        _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(c), _mm256_srai_epi32::<SHIFT>(d)),
+    )
+}
+
+/// Writes 12 bytes of each half of `pixels` to the start of `out`; where it is longer by more pixels, 4 bytes of those too, which are
+/// written next.
+#[target_feature(enable = "avx2")]
+fn store(pixels: __m256i, out: &mut [u8], more: bool) {
+    let (left, right) = (_mm256_castsi256_si128(pixels), _mm256_extracti128_si256::<1>(pixels));
+    let mut whole = [0u8; BLOCK + 4];
+    let more = more && out.len() >= whole.len();
+    let to = if more { out.as_mut_ptr() } else { whole.as_mut_ptr() };
+    // SAFETY: 16 bytes fit at 0 and at 12 of 28.
+    unsafe {
+        _mm_storeu_si128(to.cast(), left);
+        _mm_storeu_si128(to.add(HALF_BLOCK).cast(), right);
+    }
+    if !more {
+        let length = out.len().min(BLOCK);
+        out[..length].copy_from_slice(&whole[..length]);
+    }
+}
+
+/// Puts two neighbouring pixels, from byte `FIRST` of each half on, side by side by channel, 16 bits each: RR GG BB and nothing.
+#[target_feature(enable = "avx2")]
+fn channels<const FIRST: i8>() -> __m256i {
+    let (r, g, b) = (FIRST, FIRST + 1, FIRST + 2);
+    _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        r,
+        -1,
+        r + 3,
+        -1,
+        g,
+        -1,
+        g + 3,
+        -1,
+        b,
+        -1,
+        b + 3,
+        -1,
+        -1,
+        -1,
+        -1,
+        -1,
+    ))
+}
+
+/// Moves four pixels of 4 bytes together to 12.
+#[target_feature(enable = "avx2")]
+fn without_fourth() -> __m256i {
+    _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1))
+}
