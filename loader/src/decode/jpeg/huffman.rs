@@ -5,8 +5,9 @@ use super::bits::REFILLED;
 /// Bits of the code that a lookup sees. Longer codes are rare and are walked: at quality 95, about 1 in 100.
 const SEEN: u32 = 11;
 
-/// A symbol has 16 bits of code and 11 of value at most.
-pub(super) const SYMBOLS_PER_REFILL: u32 = REFILLED / (16 + MOST_VALUE_BITS as u32);
+/// Of its code 16, and of its value.
+pub(super) const MOST_SYMBOL_BITS: u32 = 16 + MOST_VALUE_BITS as u32;
+pub(super) const SYMBOLS_PER_REFILL: u32 = REFILLED / MOST_SYMBOL_BITS;
 
 /// What 8-bit samples need: 11 for a difference of means, 10 for other coefficients.
 const MOST_VALUE_BITS: u8 = 11;

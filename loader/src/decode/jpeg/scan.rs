@@ -7,13 +7,16 @@
 
 use std::ptr::NonNull;
 
-use super::bits::{Bits, Coded, Place};
-use super::huffman::{Declared, SYMBOLS_PER_REFILL, Table, index};
+use super::bits::{Bits, Coded, MOST_READ, Place};
+use super::huffman::{Declared, MOST_SYMBOL_BITS, SYMBOLS_PER_REFILL, Table, index};
 
 /// Most blocks that a unit may have (T.81, B.2.3).
 const MOST_BLOCKS: usize = 10;
 /// Most components of a scan.
 const MOST_COMPONENTS: usize = 4;
+
+/// A unit's blocks have a coefficient a symbol at most: one reader serves a unit.
+const _: () = assert!(MOST_BLOCKS * 64 * MOST_SYMBOL_BITS as usize <= MOST_READ);
 
 /// 64 coefficients in natural order.
 type Block = [i16; 64];
@@ -215,7 +218,7 @@ impl Scan {
     }
 
     fn decode(&mut self, blocks: &mut [Block]) -> Result<(), Fault> {
-        let mut bits = self.coded.bits(self.at);
+        let mut bits = self.coded.bits(self.at).ok_or(Fault::Ended)?;
         for (of, block) in self.blocks.iter().zip(blocks) {
             let (Some(dc), Some(ac)) = (&self.dc[of.dc], &self.ac[of.ac]) else { return Err(Fault::BadCode) };
             let mean_of = &mut self.means[of.component];
@@ -231,7 +234,7 @@ impl Scan {
         for table in self.ac.iter_mut().flatten() {
             table.prepare_passages();
         }
-        let mut bits = self.coded.bits(self.at);
+        let mut bits = self.coded.bits(self.at).ok_or(Fault::Ended)?;
         for of in &self.blocks {
             let (Some(dc), Some(ac)) = (&self.dc[of.dc], &self.ac[of.ac]) else { return Err(Fault::BadCode) };
             bits = mean(bits, dc, &mut self.means[of.component])?;
