@@ -14,6 +14,9 @@ const DOWN_AFTER: u32 = 8;
 /// How long an error is remembered, and how long admission waits after the disk was full or down before it tries again.
 const REST: Duration = Duration::from_secs(30);
 
+/// The first rest after space could not be given back; each further failure in a row doubles it, up to [`REST`].
+const FIRST_REST: Duration = Duration::from_secs(1);
+
 /// The disk's record.
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -21,6 +24,9 @@ pub(super) struct Health {
     last_error: Option<Instant>,
     full_since: Option<Instant>,
     index_failed: bool,
+    /// Removals in a row that gave nothing back.
+    vain_removals: u32,
+    no_removal_before: Option<Instant>,
 }
 
 impl Health {
@@ -48,6 +54,33 @@ impl Health {
     pub(super) fn index_failed(&mut self, now: Instant) {
         self.index_failed = true;
         self.last_error = Some(now);
+    }
+
+    /// False where no entry can be written or removed any more.
+    pub(super) fn index_works(&self) -> bool {
+        !self.index_failed
+    }
+
+    /// Space could not be given back.
+    pub(super) fn removal_failed(&mut self, now: Instant) {
+        let rest = FIRST_REST.saturating_mul(1 << self.vain_removals.min(16)).min(REST);
+        self.vain_removals = self.vain_removals.saturating_add(1);
+        self.no_removal_before = Some(now + rest);
+    }
+
+    /// Space was given back.
+    pub(super) fn removal_worked(&mut self) {
+        (self.vain_removals, self.no_removal_before) = (0, None);
+    }
+
+    /// True where the last removal failed.
+    pub(super) fn removals_fail(&self) -> bool {
+        self.index_failed || self.vain_removals > 0
+    }
+
+    /// True where a removal may be tried.
+    pub(super) fn removes(&self, now: Instant) -> bool {
+        !self.index_failed && self.no_removal_before.is_none_or(|at| now >= at)
     }
 
     pub(super) fn state(&self, now: Instant) -> DiskState {
@@ -85,6 +118,21 @@ mod tests {
         assert!(health.admits(now + REST));
         health.freed();
         assert!(health.admits(now));
+    }
+
+    #[test]
+    fn removals_that_fail_are_tried_again_after_rests_that_grow_and_are_bounded() {
+        let (mut health, mut now) = (Health::default(), Instant::now());
+        for rest in [1, 2, 4, 8, 16, 30, 30] {
+            assert!(health.removes(now));
+            health.removal_failed(now);
+            now += Duration::from_secs(rest);
+            assert!(!health.removes(now - Duration::from_millis(1)) && health.removals_fail());
+        }
+        health.removal_worked();
+        assert!(health.removes(now) && !health.removals_fail());
+        health.index_failed(now);
+        assert!(!health.removes(now + REST));
     }
 
     #[test]

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::object::{BLOCK_BYTES, ObjectId};
-
-use super::checksum::PAGE_BYTES;
+use crate::object::ObjectId;
 
 /// Names of files in the folder. Made of ids and checked words only, so that no name from outside escapes.
 #[derive(Clone, Debug)]
@@ -84,17 +82,6 @@ pub(super) fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         other => Ok(other?),
     }
-}
-
-/// Gives the blocks `first..first + count` back, data and checksums.
-pub(super) fn punch(data: &File, crc: Option<&File>, first: u32, count: u32) -> io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let (first, count) = (u64::from(first), u64::from(count));
-    fallocate(data, flags, first * BLOCK_BYTES, count * BLOCK_BYTES)?;
-    if let Some(crc) = crc {
-        fallocate(crc, flags, first * PAGE_BYTES as u64, count * PAGE_BYTES as u64)?;
-    }
-    Ok(())
 }
 
 /// Removes a file; one that isn't there is fine.

@@ -19,6 +19,7 @@ mod pages;
 mod quota;
 pub mod reader;
 mod recover;
+mod removal;
 mod report;
 mod serve;
 mod state;

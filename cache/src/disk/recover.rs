@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::checksum::PAGE_BYTES;
-use super::freer::remove_counting;
-use super::layout::{allocated, allocated_at, owner_of};
+use super::layout::{allocated, allocated_at, owner_of, remove};
 use super::state::{Block, Object, Phase};
 use crate::object::{BLOCK_BYTES, BlockId, GRANULE_BYTES, ObjectId};
 
@@ -95,7 +94,7 @@ impl Shared {
     /// Puts the sums into the account and opens it. Objects without a record are entered as being removed; their ids come back.
     fn enter(&self, found: Found) -> Vec<ObjectId> {
         for path in &found.leftovers {
-            if let Err(error) = remove_counting(path) {
+            if let Err(error) = remove(path) {
                 tracing::warn!(%error, path = %path.display(), "a leftover file could not be removed");
             }
         }
@@ -125,7 +124,7 @@ impl Shared {
 
     fn reclaim_unknown(&self, id: &ObjectId) {
         let files = [self.layout.data(id), self.layout.crc(id)];
-        let result = files.iter().try_for_each(|path| remove_counting(path).map(drop));
+        let result = files.iter().try_for_each(|path| remove(path));
         match result.and_then(|()| self.unlink_aux(id)) {
             Ok(()) => self.state.lock().forget(id),
             Err(error) => {

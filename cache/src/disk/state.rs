@@ -1,7 +1,8 @@
 //! The account of the folder in memory: objects, blocks, who holds what, what the plan wants.
 //!
 //! A block is absent → writing → present → doomed → absent. Only present ones are served; doomed ones wait until nobody holds
-//! them, lose their index entry, and are then punched. One short lock guards it all; no I/O happens under it but `fstat`.
+//! them, lose their index entry, and are then punched. Good blocks that are chosen to make room are doomed by the one who removes them, and
+//! present again where that fails. One short lock guards it all; no I/O happens under it but `fstat`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use crate::object::{BlockId, ObjectId};
 
 /// How long `nothing may go` is believed before eviction looks again.
 const STUCK_FOR: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How long a bad block whose space could not be given back is left alone.
+const DEFER_FOR: std::time::Duration = std::time::Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -56,6 +60,9 @@ pub(super) struct State {
     advice: HashMap<ObjectId, Vec<Advice>>,
     /// Blocks to remove as soon as nobody holds them.
     pub(super) doomed: Vec<BlockId>,
+    /// Those of them whose removal failed, and when it is tried again.
+    deferred: Vec<BlockId>,
+    deferred_until: Option<Instant>,
     /// Bytes that the next waiting writer needs.
     pub(super) wanted: u64,
     /// Nothing is punched: clients of a former owner may still read.
@@ -76,6 +83,8 @@ impl State {
             objects: HashMap::new(),
             advice: HashMap::new(),
             doomed: Vec::new(),
+            deferred: Vec::new(),
+            deferred_until: None,
             wanted: 0,
             held,
             ready: false,
@@ -112,8 +121,18 @@ impl State {
         true
     }
 
+    /// A doomed block could not be removed: tried again in a while.
+    pub(super) fn defer(&mut self, id: BlockId) {
+        self.deferred.push(id);
+        self.deferred_until = Some(Instant::now() + DEFER_FOR);
+    }
+
     /// Up to `limit` doomed blocks that nobody holds; they are the caller's to remove.
     pub(super) fn take_doomed(&mut self, limit: usize) -> Vec<BlockId> {
+        if self.deferred_until.is_some_and(|until| Instant::now() >= until) {
+            self.deferred_until = None;
+            self.doomed.append(&mut self.deferred);
+        }
         let mut taken = Vec::new();
         let mut waiting = std::mem::take(&mut self.doomed);
         waiting.retain(|&id| {
@@ -162,15 +181,16 @@ impl State {
         }
     }
 
-    /// Nothing may go, as of a moment ago.
+    /// Nothing may go, as of a moment ago, or nothing can.
     pub(super) fn stuck(&self) -> bool {
-        self.stuck_since.is_some_and(|since| since.elapsed() < STUCK_FOR)
+        !self.health.removes(Instant::now())
+            || self.stuck_since.is_some_and(|since| since.elapsed() < STUCK_FOR)
     }
 
     /// True where a block that arrives now would not be kept.
     pub(super) fn admission_stopped(&self) -> bool {
-        !self.health.admits(Instant::now())
-            || (self.stuck_since.is_some() && self.quota.free() < self.quota.headroom())
+        let stuck = self.stuck_since.is_some() || self.health.removals_fail();
+        !self.health.admits(Instant::now()) || (stuck && self.quota.free() < self.quota.headroom())
     }
 
     /// Bytes that eviction should free now.
@@ -199,6 +219,12 @@ impl State {
             .collect();
         self.open_files -= closed.len();
         closed
+    }
+
+    /// Lets the open data file of an object go.
+    pub(super) fn close_file(&mut self, id: &ObjectId) {
+        let file = self.objects.get_mut(id).and_then(|object| object.file.take());
+        self.open_files -= usize::from(file.is_some());
     }
 
     /// Takes an object out of the account.

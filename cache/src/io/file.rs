@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate};
 use serde::Serialize;
 
 use crate::object::GRANULE_BYTES;
@@ -74,6 +74,11 @@ impl IoFile {
     /// Why reads go through the page cache, where they do.
     pub fn buffered_because(&self) -> Option<&str> {
         self.buffered_because.as_deref()
+    }
+
+    /// As [`super::BlockIo::punch`].
+    pub(super) fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
     /// What the file system asks of direct I/O, where it says so.

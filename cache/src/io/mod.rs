@@ -37,6 +37,12 @@ pub trait BlockIo: Send + Sync + fmt::Debug {
         operations.into_iter().for_each(|operation| self.submit(operation));
     }
 
+    /// Gives the space of `len` bytes at `offset` back: they read as zeros from now on, and the file keeps its size. Blocks until that is
+    /// done.
+    fn punch(&self, file: &IoFile, offset: u64, len: u64) -> io::Result<()> {
+        file.punch(offset, len)
+    }
+
     /// Keeps a file open, and a lock on it, until the kernel has finished what was submitted, also when this process is
     /// killed; ends with the returned value. Blocks for a moment.
     fn hold(&self, file: OwnedFd) -> io::Result<Held> {

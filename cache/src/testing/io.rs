@@ -1,5 +1,5 @@
 //! A disk that fails on demand: wraps any [`BlockIo`], counts operations, and gives some of them errors, wrong bits, half a
-//! write, or a long wait.
+//! write or punch, or a long wait.
 //!
 //! Operations without a fault go to the wrapped engine untouched, so everything it promises still holds.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::io::{BlockIo, Operation};
+use crate::io::{BlockIo, IoFile, Operation};
 use crate::memory::{Arena, Lease, Slab, Unpinned};
 
 /// Which operations a fault applies to.
@@ -19,7 +19,9 @@ pub enum Kind {
     Read,
     /// Writes only.
     Write,
-    /// Both.
+    /// Punches only.
+    Punch,
+    /// All of them.
     Any,
 }
 
@@ -28,19 +30,19 @@ pub enum Kind {
 pub enum Effect {
     /// The operation does nothing and fails with this errno: `libc::EIO`, `libc::ENOSPC`.
     Errno(i32),
-    /// One bit of the data differs: what is read comes out wrong, what is written lands wrong. Both report success.
+    /// One bit of the data differs: what is read comes out wrong, what is written lands wrong. Both report success. A punch is left alone.
     FlipBit {
         /// Which byte of the operation, modulo its length.
         byte: usize,
         /// Which bit of it, 0 to 7.
         bit: u8,
     },
-    /// A write that stops after so many bytes (modulo its length) and fails with EIO. A read fails with EIO only.
+    /// A write or a punch that stops after so many bytes (modulo its length) and fails with EIO. A read fails with EIO only.
     Torn {
         /// Bytes that land; a multiple of the granule on a direct file.
         bytes: usize,
     },
-    /// A write that reports success and never lands. A read is left alone.
+    /// A write or a punch that reports success and never lands. A read is left alone.
     Lost,
 }
 
@@ -79,12 +81,8 @@ impl Fault {
     }
 
     /// Counts a matching operation; true where it is struck.
-    fn strikes(&mut self, operation: &Operation) -> bool {
-        let kind = match operation {
-            Operation::Read { .. } => Kind::Read,
-            Operation::Write { .. } => Kind::Write,
-        };
-        let path = operation.file().path().as_os_str().as_encoded_bytes();
+    fn strikes(&mut self, kind: Kind, file: &IoFile) -> bool {
+        let path = file.path().as_os_str().as_encoded_bytes();
         let file_matches = self.file_suffix.as_ref().is_none_or(|suffix| path.ends_with(suffix.as_bytes()));
         if (self.kind != Kind::Any && self.kind != kind) || !file_matches || self.times == 0 {
             return false;
@@ -105,6 +103,8 @@ pub struct Counts {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// Punches.
+    pub punches: u64,
     /// Bytes that reads asked for.
     pub read_bytes: u64,
     /// Bytes that writes brought.
@@ -127,6 +127,21 @@ struct State {
     counts: Counts,
     hold: Option<Kind>,
     held: Vec<Operation>,
+    held_punches: usize,
+}
+
+impl State {
+    fn holds(&self, kind: Kind) -> bool {
+        self.hold.is_some_and(|held| held == Kind::Any || held == kind)
+    }
+
+    /// Counts an operation that goes on now; the fault that strikes it.
+    fn fault(&mut self, kind: Kind, file: &IoFile) -> Option<Effect> {
+        let effect =
+            self.faults.iter_mut().find_map(|fault| fault.strikes(kind, file).then_some(fault.effect));
+        self.counts.struck += u64::from(effect.is_some());
+        effect
+    }
 }
 
 impl FaultyIo {
@@ -145,7 +160,7 @@ impl FaultyIo {
         self.state.lock().faults.clear();
     }
 
-    /// Operations of this kind submitted from now on wait, with their buffers, until [`Self::release`].
+    /// Operations of this kind submitted from now on wait, with their buffers, until [`Self::release`]. A punch waits in its caller's thread.
     pub fn hold(&self, kind: Kind) {
         self.state.lock().hold = Some(kind);
     }
@@ -155,6 +170,7 @@ impl FaultyIo {
         let held = {
             let mut state = self.state.lock();
             state.hold = None;
+            self.changed.notify_all();
             std::mem::take(&mut state.held)
         };
         held.into_iter().for_each(|operation| self.perform(operation));
@@ -162,13 +178,14 @@ impl FaultyIo {
 
     /// Operations that are held now.
     pub fn held(&self) -> usize {
-        self.state.lock().held.len()
+        let state = self.state.lock();
+        state.held.len() + state.held_punches
     }
 
     /// Blocks this thread until at least `operations` are held. Not for async code: use `spawn_blocking` there.
     pub fn wait_for_held(&self, operations: usize) {
         let mut state = self.state.lock();
-        while state.held.len() < operations {
+        while state.held.len() + state.held_punches < operations {
             self.changed.wait(&mut state);
         }
     }
@@ -179,13 +196,7 @@ impl FaultyIo {
     }
 
     fn perform(&self, operation: Operation) {
-        let effect = {
-            let mut state = self.state.lock();
-            let effect =
-                state.faults.iter_mut().find_map(|fault| fault.strikes(&operation).then_some(fault.effect));
-            state.counts.struck += u64::from(effect.is_some());
-            effect
-        };
+        let effect = self.state.lock().fault(kind_of(&operation), operation.file());
         match effect {
             None => self.inner.submit(operation),
             Some(effect) => self.strike(operation, effect),
@@ -226,25 +237,47 @@ impl BlockIo for FaultyIo {
     fn submit(&self, operation: Operation) {
         {
             let mut state = self.state.lock();
-            let kind = match &operation {
+            match &operation {
                 Operation::Read { len, .. } => {
                     state.counts.reads += 1;
                     state.counts.read_bytes += *len as u64;
-                    Kind::Read
                 }
                 Operation::Write { bytes, .. } => {
                     state.counts.writes += 1;
                     state.counts.write_bytes += bytes.len() as u64;
-                    Kind::Write
                 }
-            };
-            if state.hold.is_some_and(|held| held == Kind::Any || held == kind) {
+            }
+            if state.holds(kind_of(&operation)) {
                 state.held.push(operation);
                 self.changed.notify_all();
                 return;
             }
         }
         self.perform(operation);
+    }
+
+    fn punch(&self, file: &IoFile, offset: u64, len: u64) -> io::Result<()> {
+        let effect = {
+            let mut state = self.state.lock();
+            state.counts.punches += 1;
+            if state.holds(Kind::Punch) {
+                state.held_punches += 1;
+                self.changed.notify_all();
+                while state.holds(Kind::Punch) {
+                    self.changed.wait(&mut state);
+                }
+                state.held_punches -= 1;
+            }
+            state.fault(Kind::Punch, file)
+        };
+        match effect {
+            None | Some(Effect::FlipBit { .. }) => self.inner.punch(file, offset, len),
+            Some(Effect::Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Effect::Torn { bytes }) => {
+                self.inner.punch(file, offset, (bytes as u64 % len).max(1)).and(Err(eio()))
+            }
+            Some(Effect::Lost) => Ok(()),
+        }
     }
 
     fn hold(&self, file: std::os::fd::OwnedFd) -> io::Result<crate::io::Held> {
@@ -264,6 +297,13 @@ impl Drop for FaultyIo {
     /// What was submitted is still done.
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+fn kind_of(operation: &Operation) -> Kind {
+    match operation {
+        Operation::Read { .. } => Kind::Read,
+        Operation::Write { .. } => Kind::Write,
     }
 }
 
@@ -311,90 +351,5 @@ fn eio() -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::{self, Blocking, IoFile};
-
-    struct Bench {
-        io: Arc<FaultyIo>,
-        file: Arc<IoFile>,
-        region: crate::memory::Region,
-        _folder: tempfile::TempDir,
-    }
-
-    fn bench() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let io = FaultyIo::new(Arc::new(Blocking::new(2).unwrap()));
-        let file = Arc::new(IoFile::open(&folder.path().join("a.data"), true).unwrap());
-        let region = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("test", 1 << 20).unwrap();
-        Bench { io, file, region, _folder: folder }
-    }
-
-    impl Bench {
-        fn page(&self, value: u8) -> Lease {
-            let mut slab = self.region.try_allocate(8192).unwrap();
-            slab.fill(value);
-            slab.freeze()
-        }
-
-        async fn read(&self) -> std::io::Result<Vec<u8>> {
-            let slab = self.region.try_allocate(8192).unwrap();
-            let (slab, result) = io::read(&*self.io, &self.file, 0, 8192, slab).await;
-            result.map(|filled| slab.unwrap()[..filled].to_vec())
-        }
-    }
-
-    #[tokio::test]
-    async fn faults_strike_after_so_many_operations_of_their_kind_and_file() {
-        let bench = bench();
-        bench.io.inject(Fault::new(Kind::Write, Effect::Errno(libc::ENOSPC)).after(1).times(1));
-        bench.io.inject(Fault::new(Kind::Any, Effect::Errno(libc::EIO)).on_files(".crc"));
-        io::write(&*bench.io, &bench.file, 0, bench.page(1)).await.unwrap();
-        assert_eq!(bench.read().await.unwrap(), vec![1; 8192]);
-        let error = io::write(&*bench.io, &bench.file, 0, bench.page(2)).await.unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
-        io::write(&*bench.io, &bench.file, 0, bench.page(3)).await.unwrap();
-        assert_eq!(bench.read().await.unwrap(), vec![3; 8192]);
-        let counts = bench.io.counts();
-        assert_eq!((counts.reads, counts.writes, counts.struck), (2, 3, 1));
-    }
-
-    #[tokio::test]
-    async fn a_flipped_bit_differs_in_what_is_read_or_in_what_is_written() {
-        let bench = bench();
-        io::write(&*bench.io, &bench.file, 0, bench.page(0)).await.unwrap();
-        bench.io.inject(Fault::new(Kind::Any, Effect::FlipBit { byte: 4097, bit: 3 }).times(1));
-        assert_eq!(bench.read().await.unwrap()[4097], 8);
-        assert_eq!(bench.read().await.unwrap(), vec![0; 8192], "the disk itself is right");
-        bench.io.inject(Fault::new(Kind::Write, Effect::FlipBit { byte: 1, bit: 0 }).times(1));
-        io::write(&*bench.io, &bench.file, 0, bench.page(0)).await.unwrap();
-        assert_eq!(bench.read().await.unwrap()[1], 1);
-    }
-
-    #[tokio::test]
-    async fn torn_and_lost_writes_leave_the_old_bytes_behind() {
-        let bench = bench();
-        io::write(&*bench.io, &bench.file, 0, bench.page(1)).await.unwrap();
-        bench.io.inject(Fault::new(Kind::Write, Effect::Torn { bytes: 4096 }).times(1));
-        bench.io.inject(Fault::new(Kind::Write, Effect::Lost).times(1));
-        let error = io::write(&*bench.io, &bench.file, 0, bench.page(2)).await.unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        let found = bench.read().await.unwrap();
-        assert_eq!((found[4095], found[4096]), (2, 1));
-        io::write(&*bench.io, &bench.file, 0, bench.page(3)).await.unwrap();
-        assert_eq!(bench.read().await.unwrap()[0], 2, "the second write was lost");
-    }
-
-    #[tokio::test]
-    async fn held_operations_keep_their_buffers_until_released() {
-        let bench = bench();
-        bench.io.hold(Kind::Read);
-        io::write(&*bench.io, &bench.file, 0, bench.page(9)).await.unwrap();
-        let mut reading = Box::pin(bench.read());
-        assert!(futures::poll!(&mut reading).is_pending());
-        bench.io.wait_for_held(1);
-        assert_eq!(bench.region.used_bytes(), 8192);
-        bench.io.release();
-        assert_eq!(reading.await.unwrap(), vec![9; 8192]);
-    }
-}
+#[path = "io_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use forebay_cache::{ByteRange, Error, ObjectMeta, Tier};
 
 use super::world::{MIB, World, expect, location, whole};
 
-fn file_of(world: &World, object: &ObjectMeta, kind: &str) -> PathBuf {
+pub(super) fn file_of(world: &World, object: &ObjectMeta, kind: &str) -> PathBuf {
     let id = object.id.to_string();
     world.dir.path().join(format!("objects/{}/{id}.{kind}", &id[..2]))
 }

@@ -7,4 +7,5 @@ mod behaviour;
 mod faults;
 mod model;
 mod quota;
+mod removal;
 mod world;

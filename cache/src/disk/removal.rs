@@ -1,0 +1,255 @@
+//! Takes blocks and whole objects out of the folder.
+//!
+//! The order: out of service, entry gone and durable, then the space. A crash in between leaves space that the next start reclaims,
+//! never an entry without its bytes. Where the entry or the space can't be given up, good blocks are back in service as they were.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::checksum::PAGE_BYTES;
+use super::index::Change;
+use super::layout::{owner_of, remove};
+use super::state::{Phase, State};
+use super::{Shared, store};
+use crate::io::IoFile;
+use crate::object::{BLOCK_BYTES, BlockId, ObjectId};
+use crate::stats::count;
+
+/// Rest between punches when nobody waits for room. A punch takes the disk 8 ms with discard (measured), and reads beside it fell
+/// to a third; half the time is theirs.
+const PACE: Duration = Duration::from_millis(8);
+
+/// What one removal takes.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Doomed blocks that nobody holds.
+    pub(super) blocks: Vec<BlockId>,
+    /// Objects without blocks, of which aux files may be left.
+    pub(super) empty: Vec<ObjectId>,
+    /// Good blocks that make room, not what was left of failures.
+    pub(super) chosen: bool,
+    /// Objects go as a whole with their last block, even where the plan refers to them.
+    pub(super) thorough: bool,
+}
+
+/// What it takes of one object.
+#[derive(Debug, Default)]
+struct Part {
+    /// Blocks, in order.
+    blocks: Vec<u32>,
+    /// Nothing else is left of the object: its files go.
+    whole: bool,
+}
+
+/// What became of it.
+struct Outcome {
+    /// So many of its blocks, from the front, are gone.
+    blocks: usize,
+    /// The object's data file is.
+    data: bool,
+    result: io::Result<()>,
+}
+
+impl Outcome {
+    fn nothing(error: io::Error) -> Self {
+        Self { blocks: 0, data: false, result: Err(error) }
+    }
+}
+
+impl Shared {
+    /// Entries first, then space. An error says why not all of it was given back; what was is gone all the same.
+    pub(super) fn remove(&self, batch: Batch) -> io::Result<()> {
+        let _one_at_a_time = self.removal.lock();
+        let parts = self.divide(&batch);
+        for (id, part) in &parts {
+            if part.whole {
+                self.writer.send(Change::RemoveObject(*id));
+            } else {
+                let remove = |&index| self.writer.send(Change::RemoveBlock(BlockId { object: *id, index }));
+                part.blocks.iter().for_each(remove);
+            }
+        }
+        let entered = self.writer.flush_blocking();
+        let (mut worked, mut failure) = (false, None);
+        for (id, part) in parts {
+            let outcome = match &entered {
+                Ok(()) if part.whole => self.unlink(&id, &part),
+                Ok(()) => self.punch_all(&id, &part.blocks),
+                Err(error) => Outcome::nothing(io::Error::new(error.kind(), error.clone())),
+            };
+            self.settle_removal(&id, &part, &outcome, batch.chosen);
+            worked |= outcome.result.is_ok();
+            failure = failure.or(outcome.result.err());
+        }
+        self.judge(batch.chosen, worked, failure.as_ref());
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What the removal says of the disk's health, and those who wait for room.
+    fn judge(&self, chosen: bool, worked: bool, failure: Option<&io::Error>) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        if chosen && worked {
+            // A full disk may have room again.
+            state.health.freed();
+            state.health.removal_worked();
+        }
+        if let Some(error) = failure {
+            count(&self.counters.io_errors);
+            state.health.failed(error, now);
+            if chosen && !worked {
+                state.health.removal_failed(now);
+            }
+            self.answer(&mut state);
+        }
+    }
+
+    /// Sorts a batch by object; those that nothing else is left of are being removed from here on.
+    fn divide(&self, batch: &Batch) -> BTreeMap<ObjectId, Part> {
+        let mut parts: BTreeMap<ObjectId, Part> =
+            batch.empty.iter().map(|id| (*id, Part::default())).collect();
+        for block in &batch.blocks {
+            parts.entry(block.object).or_default().blocks.push(block.index);
+        }
+        let mut state = self.state.lock();
+        for (id, part) in &mut parts {
+            part.blocks.sort_unstable();
+            let referenced = state.advice(id).is_some();
+            let Some(object) = state.objects.get_mut(id) else { continue };
+            let gone: HashSet<u32> = part.blocks.iter().copied().collect();
+            let left = object.blocks.iter().flatten().any(|(index, _)| !gone.contains(index));
+            part.whole = !left && !object.removing && (batch.thorough || !referenced);
+            object.removing |= part.whole;
+        }
+        parts
+    }
+
+    /// Removes the files of an object. Without its data none of its blocks is there.
+    fn unlink(&self, id: &ObjectId, part: &Part) -> Outcome {
+        if let Err(error) = remove(&self.layout.data(id)) {
+            return Outcome::nothing(error);
+        }
+        let result = remove(&self.layout.crc(id)).and_then(|()| self.unlink_aux(id));
+        Outcome { blocks: part.blocks.len(), data: true, result }
+    }
+
+    /// Removes the aux files of an object, where the account knows of any.
+    pub(super) fn unlink_aux(&self, id: &ObjectId) -> io::Result<()> {
+        if self.state.lock().objects.get(id).is_some_and(|object| object.aux == 0) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(self.layout.aux_dir())? {
+            let entry = entry?;
+            if entry.file_name().to_str().and_then(owner_of).is_some_and(|(owner, _)| owner == *id) {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Punches runs of neighbours, with rests in between unless somebody waits for room.
+    fn punch_all(&self, id: &ObjectId, indexes: &[u32]) -> Outcome {
+        let mut blocks = 0;
+        let result = self.punch_runs(id, indexes, &mut blocks);
+        Outcome { blocks, data: false, result }
+    }
+
+    fn punch_runs(&self, id: &ObjectId, indexes: &[u32], gone: &mut usize) -> io::Result<()> {
+        if indexes.is_empty() {
+            return Ok(());
+        }
+        let known = self.state.lock().objects.get(id).and_then(|object| object.file.clone());
+        let opened = match known {
+            Some(file) => Ok(file),
+            None => IoFile::open(&self.layout.data(id), false).map(Arc::new),
+        };
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                *gone = indexes.len();
+                return Ok(());
+            }
+            opened => opened?,
+        };
+        let crc_path = self.layout.crc(id);
+        let crc = store::open_crc(&crc_path, false).and_then(|file| IoFile::from_file(file, crc_path)).ok();
+        while let Some(&first) = indexes.get(*gone) {
+            let rest = &indexes[*gone..];
+            let run = rest.iter().zip(first..).take_while(|(have, want)| **have == *want).count();
+            let (at, count) = (u64::from(first), run as u64);
+            self.io.punch(&file, at * BLOCK_BYTES, count * BLOCK_BYTES)?;
+            *gone += run;
+            if let Some(crc) = &crc {
+                self.io.punch(crc, at * PAGE_BYTES as u64, count * PAGE_BYTES as u64)?;
+            }
+            self.rest();
+        }
+        Ok(())
+    }
+
+    fn rest(&self) {
+        let mut state = self.state.lock();
+        let until = Instant::now() + PACE;
+        while state.wanted == 0 && !state.ended && !self.work.wait_until(&mut state, until).timed_out() {}
+    }
+
+    /// Enters into the account what became of a part. What could not go is as it was before.
+    fn settle_removal(&self, id: &ObjectId, part: &Part, outcome: &Outcome, chosen: bool) {
+        let (gone, kept) = part.blocks.split_at(outcome.blocks);
+        if chosen {
+            self.counters.evicted_blocks.fetch_add(gone.len() as u64, Relaxed);
+        }
+        let mut state = self.state.lock();
+        if part.whole && outcome.result.is_ok() {
+            state.forget(id);
+        } else {
+            if outcome.data {
+                state.close_file(id);
+            }
+            if let Some(object) = state.objects.get_mut(id) {
+                object.removing &= !part.whole;
+                object.blocks.iter_mut().for_each(|blocks| {
+                    blocks.retain(|index, _| gone.binary_search(index).is_err());
+                });
+            }
+            self.measure(&mut state, id);
+        }
+        let entries = if chosen {
+            reinstate(&mut state, id, kept, part.whole && !outcome.data)
+        } else {
+            kept.iter().for_each(|&index| state.defer(BlockId { object: *id, index }));
+            Vec::new()
+        };
+        if outcome.result.is_ok() {
+            state.set_stuck(false);
+            self.answer(&mut state);
+        } else {
+            // Others are tried before it next time.
+            state.touch(id);
+        }
+        drop(state);
+        entries.into_iter().for_each(|entry| self.writer.send(entry));
+    }
+}
+
+/// Puts good blocks back into service; the entries to be made again.
+fn reinstate(state: &mut State, id: &ObjectId, indexes: &[u32], record: bool) -> Vec<Change> {
+    let Some(object) = state.objects.get_mut(id) else { return Vec::new() };
+    let mut entries = Vec::new();
+    if record {
+        entries.push(Change::PutObject(*id, object.record.clone()));
+    }
+    for &index in indexes {
+        if let Some(block) = object.blocks.as_mut().and_then(|blocks| blocks.get_mut(&index)) {
+            block.phase = Phase::Present;
+            entries.push(Change::PutBlock(BlockId { object: *id, index }, block.page_crc));
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+#[path = "removal_tests.rs"]
+mod tests;
