@@ -247,7 +247,8 @@ impl Cache {
         self.inner.alive()?.disk()?.aux_get(kind, id).await
     }
 
-    /// Keeps a small file with an object; it goes when the object goes. False where there was no room.
+    /// Keeps a small file with an object, also when all its blocks are evicted to make room; it goes when the object itself is evicted, or
+    /// when such files take more than a sixteenth of `limit_bytes` together. False where there was no room.
     pub async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
         self.inner.alive()?.disk()?.aux_put(kind, id, bytes).await
     }

@@ -39,9 +39,7 @@ impl Disk {
                     return Ok(false);
                 }
                 if state.ready && state.quota.try_reserve(need) {
-                    // An object that only has aux files has no blocks to be loaded.
-                    let fresh = || Object { blocks: Some(Default::default()), ..Object::default() };
-                    state.objects.entry(*id).or_insert_with(fresh);
+                    state.objects.entry(*id).or_insert_with(without_blocks);
                     state.touch(id);
                     break;
                 }
@@ -103,17 +101,14 @@ impl Shared {
         state.quota.release(reserved);
         state.quota.add_fixed(grown);
         state.quota.moved(old, now);
-        let mut record = None;
-        if let Some(object) = state.objects.get_mut(id) {
-            object.aux = (object.aux + now).saturating_sub(old);
-            record = Some(object.record.clone());
-        }
+        // It may have been evicted since there was room for this.
+        let object = state.objects.entry(*id).or_insert_with(without_blocks);
+        object.aux = (object.aux + now).saturating_sub(old);
+        let record = object.record.clone();
         match written {
             Ok(()) => {
                 drop(state);
-                if let Some(record) = record {
-                    self.writer.send(Change::PutObject(*id, record));
-                }
+                self.writer.send(Change::PutObject(*id, record));
                 true
             }
             Err(error) => {
@@ -124,6 +119,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// An object that only has aux files: there are no blocks to be loaded.
+fn without_blocks() -> Object {
+    Object { blocks: Some(Default::default()), ..Object::default() }
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

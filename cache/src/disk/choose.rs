@@ -2,20 +2,27 @@
 //!
 //! Objects that no plan refers to go first, least recently used before others; then blocks that were read in this epoch; then
 //! blocks of referenced objects of which nothing is known. Blocks that a plan will need never go, nor those that somebody holds.
+//!
+//! Aux files stay when blocks go: an index is small, and costs a pass over its shard. Only where all of them together take more than their
+//! share they go first, those of the least recently used objects that no plan refers to.
 
 use super::Advice;
 use super::state::{Object, Phase, State};
 use crate::object::{BLOCK_BYTES, BlockId, ObjectId};
 
+/// Aux files may take a sixteenth of the limit before they make room too: the indexes of 8 bytes a sample stand for a thousand times as
+/// much data.
+pub(super) const AUX_SHARE: u64 = 16;
+
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// Remove these blocks, and these objects that have none.
+    /// Remove these.
     Remove {
         /// Blocks.
         blocks: Vec<BlockId>,
-        /// Objects of which only aux files are left.
-        empty: Vec<ObjectId>,
+        /// Objects that lose their aux files, and go where they have no block either.
+        aux: Vec<ObjectId>,
     },
     /// The next object in line is only in the index yet.
     Load(ObjectId),
@@ -23,8 +30,8 @@ pub(super) enum Choice {
     Nothing,
 }
 
-/// Chooses blocks worth `need` bytes, at most `limit` of them.
-pub(super) fn choose(state: &State, need: u64, limit: usize) -> Choice {
+/// Chooses what is worth `need` bytes, at most `limit` blocks; aux files as far as they take more than `aux_limit` bytes together.
+pub(super) fn choose(state: &State, need: u64, aux_limit: u64, limit: usize) -> Choice {
     let mut order: Vec<(bool, u64, u64, ObjectId)> = state
         .objects
         .iter()
@@ -32,25 +39,26 @@ pub(super) fn choose(state: &State, need: u64, limit: usize) -> Choice {
         .map(|(id, object)| (state.advice(id).is_some(), object.tick, object.record.last_use, *id))
         .collect();
     order.sort_unstable();
-    let (mut blocks, mut empty, mut freed) = (Vec::new(), Vec::new(), 0u64);
+    let (mut aux, mut freed) = surplus_aux(state, &order, aux_limit);
+    let mut blocks = Vec::new();
     for pass in [None, Some(Advice::Done), Some(Advice::None)] {
         for (referenced, _, _, id) in &order {
             if freed >= need || blocks.len() >= limit {
-                return Choice::Remove { blocks, empty };
+                return Choice::Remove { blocks, aux };
             }
             if *referenced != pass.is_some() {
                 continue;
             }
             let Some(object) = state.objects.get(id) else { continue };
             let Some(known) = &object.blocks else {
-                if blocks.is_empty() && empty.is_empty() {
+                if blocks.is_empty() && aux.is_empty() {
                     return Choice::Load(*id);
                 }
-                return Choice::Remove { blocks, empty };
+                return Choice::Remove { blocks, aux };
             };
-            if pass.is_none() && known.is_empty() {
-                freed += object.aux;
-                empty.push(*id);
+            if pass.is_none() && known.is_empty() && object.aux == 0 {
+                // Nothing is left of it but its record.
+                aux.push(*id);
                 continue;
             }
             let advice = state.advice(id).unwrap_or_default();
@@ -65,7 +73,24 @@ pub(super) fn choose(state: &State, need: u64, limit: usize) -> Choice {
             }
         }
     }
-    if blocks.is_empty() && empty.is_empty() { Choice::Nothing } else { Choice::Remove { blocks, empty } }
+    if blocks.is_empty() && aux.is_empty() { Choice::Nothing } else { Choice::Remove { blocks, aux } }
+}
+
+/// Objects whose aux files go since all of them take more than `limit` bytes, and the bytes that this frees.
+fn surplus_aux(state: &State, order: &[(bool, u64, u64, ObjectId)], limit: u64) -> (Vec<ObjectId>, u64) {
+    let all: u64 = state.objects.values().map(|object| object.aux).sum();
+    let (mut chosen, mut freed) = (Vec::new(), 0);
+    for (referenced, _, _, id) in order {
+        let aux = state.objects.get(id).map_or(0, |object| object.aux);
+        if all - freed <= limit || *referenced {
+            break;
+        }
+        if aux > 0 {
+            chosen.push(*id);
+            freed += aux;
+        }
+    }
+    (chosen, freed)
 }
 
 /// Present blocks that nobody holds, from the front.
@@ -106,7 +131,7 @@ mod tests {
     }
 
     fn chosen(state: &State, blocks: u64) -> Vec<(u8, u32)> {
-        match choose(state, blocks * BLOCK_BYTES, 1000) {
+        match choose(state, blocks * BLOCK_BYTES, u64::MAX, 1000) {
             Choice::Remove { blocks, .. } => {
                 blocks.iter().map(|b| (b.object.as_bytes()[0], b.index)).collect()
             }
@@ -140,6 +165,27 @@ mod tests {
         state.objects.get_mut(&id(2)).unwrap().blocks = None;
         assert_eq!(chosen(&state, 9), [(1, 0)]);
         state.objects.remove(&id(1));
-        assert_eq!(choose(&state, 1, 9), Choice::Load(id(2)));
+        assert_eq!(choose(&state, 1, 0, 9), Choice::Load(id(2)));
+    }
+
+    #[test]
+    fn aux_files_stay_when_blocks_go_until_they_take_more_than_their_share() {
+        let mut state = state(&[(1, 10, 1), (2, 20, 0), (3, 30, 1), (4, 40, 0)]);
+        for name in 1..=4 {
+            state.objects.get_mut(&id(name)).unwrap().aux = 100;
+        }
+        state.advise(&id(1), 0..1, Advice::WillNeed);
+        let remove = |blocks: &[u8], aux: &[u8]| Choice::Remove {
+            blocks: blocks.iter().map(|&name| BlockId { object: id(name), index: 0 }).collect(),
+            aux: aux.iter().map(|&name| id(name)).collect(),
+        };
+        assert_eq!(choose(&state, u64::MAX, 400, 9), remove(&[3], &[]));
+        assert_eq!(choose(&state, u64::MAX, 399, 9), remove(&[3], &[2]));
+        assert_eq!(choose(&state, 200, 200, 9), remove(&[], &[2, 3]), "that was enough");
+        assert_eq!(choose(&state, u64::MAX, 0, 9), remove(&[3], &[2, 3, 4]), "but not the plan's");
+        state.objects.get_mut(&id(3)).unwrap().blocks = Some(HashMap::new());
+        assert_eq!(choose(&state, u64::MAX, 400, 9), Choice::Nothing);
+        state.objects.get_mut(&id(3)).unwrap().aux = 0;
+        assert_eq!(choose(&state, u64::MAX, 400, 9), remove(&[], &[3]), "nothing is left of that one");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::choose::{Choice, choose};
+use super::choose::{AUX_SHARE, Choice, choose};
 use super::index::shared;
 use super::removal::Batch;
 use super::report::Evict;
@@ -91,11 +91,11 @@ impl Shared {
             }
             return None;
         }
-        match choose(state, need, BATCH) {
+        match choose(state, need, state.quota.limit() / AUX_SHARE, BATCH) {
             Choice::Load(id) => Some((Batch::default(), Some(id))),
-            Choice::Remove { blocks, empty } => {
+            Choice::Remove { blocks, aux } => {
                 let blocks = self.retire(state, blocks);
-                Some((Batch { blocks, empty, thorough: false, chosen: true }, None))
+                Some((Batch { blocks, aux, chosen: true }, None))
             }
             Choice::Nothing => {
                 state.set_stuck(true);
@@ -152,7 +152,7 @@ impl Shared {
         let blocks = free.map(|(&index, _)| BlockId { object: *id, index }).collect();
         let blocks = self.retire(&mut state, blocks);
         drop(state);
-        self.remove(Batch { blocks, empty: vec![*id], thorough: true, chosen: true })
+        self.remove(Batch { blocks, aux: vec![*id], chosen: true })
     }
 
     fn evict_down_to(&self, bytes: u64) -> io::Result<()> {
@@ -162,16 +162,16 @@ impl Shared {
             if need == 0 || state.held {
                 return Ok(());
             }
-            match choose(&state, need, BATCH) {
+            match choose(&state, need, bytes / AUX_SHARE, BATCH) {
                 Choice::Nothing => return Ok(()),
                 Choice::Load(id) => {
                     drop(state);
                     self.load_blocking(&id);
                 }
-                Choice::Remove { blocks, empty } => {
+                Choice::Remove { blocks, aux } => {
                     let blocks = self.retire(&mut state, blocks);
                     drop(state);
-                    self.remove(Batch { blocks, empty, thorough: false, chosen: true })?;
+                    self.remove(Batch { blocks, aux, chosen: true })?;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Takes blocks and whole objects out of the folder.
+//! Takes blocks, aux files and whole objects out of the folder.
 //!
 //! The order: out of service, entry gone and durable, then the space. A crash in between leaves space that the next start reclaims,
 //! never an entry without its bytes. Where the entry or the space can't be given up, good blocks are back in service as they were.
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::checksum::PAGE_BYTES;
-use super::index::Change;
+use super::index::{Change, ObjectRecord};
 use super::layout::{owner_of, remove};
 use super::state::{Phase, State};
 use super::{Shared, store};
@@ -27,12 +27,10 @@ const PACE: Duration = Duration::from_millis(8);
 pub(super) struct Batch {
     /// Doomed blocks that nobody holds.
     pub(super) blocks: Vec<BlockId>,
-    /// Objects without blocks, of which aux files may be left.
-    pub(super) empty: Vec<ObjectId>,
+    /// Objects that lose their aux files. Where no block is left either they go as a whole, also where the plan refers to them.
+    pub(super) aux: Vec<ObjectId>,
     /// Good blocks that make room, not what was left of failures.
     pub(super) chosen: bool,
-    /// Objects go as a whole with their last block, even where the plan refers to them.
-    pub(super) thorough: bool,
 }
 
 /// What it takes of one object.
@@ -40,8 +38,12 @@ pub(super) struct Batch {
 struct Part {
     /// Blocks, in order.
     blocks: Vec<u32>,
-    /// Nothing else is left of the object: its files go.
-    whole: bool,
+    /// No other block is left of the object: its data and checksums are unlinked.
+    files: bool,
+    /// Its aux files go.
+    aux: bool,
+    /// Aux files are left: the object stays in the account.
+    keeps: Option<ObjectRecord>,
 }
 
 /// What became of it.
@@ -65,19 +67,21 @@ impl Shared {
         let _one_at_a_time = self.removal.lock();
         let parts = self.divide(&batch);
         for (id, part) in &parts {
-            if part.whole {
-                self.writer.send(Change::RemoveObject(*id));
-            } else {
+            if !part.files {
                 let remove = |&index| self.writer.send(Change::RemoveBlock(BlockId { object: *id, index }));
                 part.blocks.iter().for_each(remove);
+                continue;
+            }
+            self.writer.send(Change::RemoveObject(*id));
+            if let Some(record) = &part.keeps {
+                self.writer.send(Change::PutObject(*id, record.clone()));
             }
         }
         let entered = self.writer.flush_blocking();
         let (mut worked, mut failure) = (false, None);
         for (id, part) in parts {
             let outcome = match &entered {
-                Ok(()) if part.whole => self.unlink(&id, &part),
-                Ok(()) => self.punch_all(&id, &part.blocks),
+                Ok(()) => self.give_back(&id, &part),
                 Err(error) => Outcome::nothing(io::Error::new(error.kind(), error.clone())),
             };
             self.settle_removal(&id, &part, &outcome, batch.chosen);
@@ -110,7 +114,7 @@ impl Shared {
     /// Sorts a batch by object; those that nothing else is left of are being removed from here on.
     fn divide(&self, batch: &Batch) -> BTreeMap<ObjectId, Part> {
         let mut parts: BTreeMap<ObjectId, Part> =
-            batch.empty.iter().map(|id| (*id, Part::default())).collect();
+            batch.aux.iter().map(|id| (*id, Part { aux: true, ..Part::default() })).collect();
         for block in &batch.blocks {
             parts.entry(block.object).or_default().blocks.push(block.index);
         }
@@ -120,20 +124,30 @@ impl Shared {
             let referenced = state.advice(id).is_some();
             let Some(object) = state.objects.get_mut(id) else { continue };
             let gone: HashSet<u32> = part.blocks.iter().copied().collect();
-            let left = object.blocks.iter().flatten().any(|(index, _)| !gone.contains(index));
-            part.whole = !left && !object.removing && (batch.thorough || !referenced);
-            object.removing |= part.whole;
+            // Blocks that are only in the index yet are left.
+            let left =
+                object.blocks.as_ref().is_none_or(|blocks| blocks.keys().any(|index| !gone.contains(index)));
+            part.files = !left && !object.removing && (part.aux || !referenced);
+            part.keeps = (!part.aux && object.aux > 0).then(|| object.record.clone());
+            object.removing |= part.files;
         }
         parts
     }
 
-    /// Removes the files of an object. Without its data none of its blocks is there.
+    fn give_back(&self, id: &ObjectId, part: &Part) -> Outcome {
+        let mut outcome = if part.files { self.unlink(id, part) } else { self.punch_all(id, &part.blocks) };
+        if part.aux && outcome.result.is_ok() {
+            outcome.result = self.unlink_aux(id);
+        }
+        outcome
+    }
+
+    /// Removes data and checksums of an object. Without its data none of its blocks is there.
     fn unlink(&self, id: &ObjectId, part: &Part) -> Outcome {
         if let Err(error) = remove(&self.layout.data(id)) {
             return Outcome::nothing(error);
         }
-        let result = remove(&self.layout.crc(id)).and_then(|()| self.unlink_aux(id));
-        Outcome { blocks: part.blocks.len(), data: true, result }
+        Outcome { blocks: part.blocks.len(), data: true, result: remove(&self.layout.crc(id)) }
     }
 
     /// Removes the aux files of an object, where the account knows of any.
@@ -202,22 +216,25 @@ impl Shared {
             self.counters.evicted_blocks.fetch_add(gone.len() as u64, Relaxed);
         }
         let mut state = self.state.lock();
-        if part.whole && outcome.result.is_ok() {
+        if part.files && part.keeps.is_none() && outcome.result.is_ok() {
             state.forget(id);
         } else {
             if outcome.data {
                 state.close_file(id);
             }
             if let Some(object) = state.objects.get_mut(id) {
-                object.removing &= !part.whole;
+                object.removing &= !part.files;
                 object.blocks.iter_mut().for_each(|blocks| {
                     blocks.retain(|index, _| gone.binary_search(index).is_err());
                 });
             }
             self.measure(&mut state, id);
+            if part.aux && outcome.result.is_ok() {
+                state.forget_aux(id);
+            }
         }
         let entries = if chosen {
-            reinstate(&mut state, id, kept, part.whole && !outcome.data)
+            reinstate(&mut state, id, kept, part.files && !outcome.data)
         } else {
             kept.iter().for_each(|&index| state.defer(BlockId { object: *id, index }));
             Vec::new()

@@ -12,7 +12,8 @@ pub enum Evict {
     All,
     /// One object.
     Object(ObjectId),
-    /// As much as brings the folder down to this many bytes, in the order of eviction; what the plan needs stays.
+    /// As much as brings the folder down to this many bytes, in the order of eviction; what the plan needs stays. Aux files may keep a
+    /// sixteenth of that.
     DownTo {
         /// Bytes that may remain allocated.
         bytes: u64,

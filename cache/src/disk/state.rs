@@ -227,6 +227,13 @@ impl State {
         self.open_files -= usize::from(file.is_some());
     }
 
+    /// The aux files of an object are gone.
+    pub(super) fn forget_aux(&mut self, id: &ObjectId) {
+        if let Some(object) = self.objects.get_mut(id) {
+            self.quota.moved(std::mem::take(&mut object.aux), 0);
+        }
+    }
+
     /// Takes an object out of the account.
     pub(super) fn forget(&mut self, id: &ObjectId) {
         if let Some(object) = self.objects.remove(id) {

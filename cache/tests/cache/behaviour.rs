@@ -223,6 +223,40 @@ async fn aux_files_are_kept_with_their_object_and_checked() {
 }
 
 #[tokio::test]
+async fn aux_files_outlive_the_blocks_of_their_object_also_over_a_restart() {
+    let world = World::new(32 * MIB);
+    let (object, all) = world.put("a", 8 * MIB, 1);
+    let cache = world.open();
+    cache.prefetch(&object, whole(&object)).await.unwrap();
+    assert!(cache.aux_put("index", &object.id, vec![7; 100_000]).await.unwrap());
+    let (other, _) = world.put("other", 60 * MIB, 2);
+    cache.prefetch(&other, whole(&other)).await.unwrap();
+    assert_eq!(cache.status().await.unwrap().objects.iter().map(|found| found.cached_blocks).min(), Some(0));
+    assert_eq!(cache.aux_get("index", &object.id).await.unwrap(), Some(vec![7; 100_000]));
+    let id = object.id.to_string();
+    assert!(!world.dir.path().join(format!("objects/{}/{id}.data", &id[..2])).exists());
+    cache.close().await.unwrap();
+    drop(cache);
+    let cache = world.open();
+    cache.evict(Evict::DownTo { bytes: u64::MAX }).await.unwrap();
+    assert_eq!(cache.aux_get("index", &object.id).await.unwrap(), Some(vec![7; 100_000]));
+    expect(&cache, &world, &object, whole(&object), &all).await;
+    // More than a sixteenth of the limit: the oldest ones go, to make room for blocks.
+    for at in 0..40 {
+        let (small, _) = world.put(&format!("{at}"), 10, 3);
+        assert!(cache.aux_put("index", &small.id, vec![at; 100_000]).await.unwrap());
+    }
+    let (last, _) = world.put("last", 60 * MIB, 3);
+    cache.prefetch(&last, whole(&last)).await.unwrap();
+    let kept = std::fs::read_dir(world.dir.path().join("aux")).unwrap().count() as u64;
+    assert!((10..=2 * MIB / 100_000).contains(&kept), "{kept} aux files");
+    assert_eq!(cache.aux_get("index", &object.id).await.unwrap(), None);
+    cache.evict(Evict::DownTo { bytes: 0 }).await.unwrap();
+    assert_eq!(std::fs::read_dir(world.dir.path().join("aux")).unwrap().count(), 0);
+    assert!(world.allocated() <= world.limit_bytes);
+}
+
+#[tokio::test]
 async fn a_folder_has_one_owner_and_a_limit_that_makes_sense() {
     let world = World::new(64 * MIB);
     let cache = world.open();
