@@ -12,6 +12,7 @@ pub mod memory;
 pub mod object;
 pub mod origin;
 pub mod ram;
+mod running;
 pub mod share;
 pub mod stats;
 #[cfg(feature = "testing")]

@@ -30,6 +30,7 @@ impl Disk {
     pub(crate) async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
         check_kind(kind)?;
         let need = bytes.len() as u64 + OVERHEAD;
+        let _underway = self.shared.files.begin();
         let mut room = self.shared.room.subscribe();
         loop {
             {

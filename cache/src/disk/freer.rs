@@ -21,14 +21,12 @@ impl Disk {
     /// Removes what is asked, as far as nobody holds it, and gives the bytes that came free. Waits where evictions are held back. Tries also
     /// where the last removal failed.
     pub(crate) async fn evict(&self, what: Evict) -> Result<u64> {
-        let of_task = self.shared.clone();
+        let _underway = self.shared.files.begin();
         let mut room = self.shared.room.subscribe();
-        while {
-            let state = self.shared.state.lock();
-            !state.ready || state.held
-        } {
+        while self.shared.waits_for_evictions()? {
             room.changed().await.map_err(|_| Error::Closed)?;
         }
+        let of_task = self.shared.clone();
         let evicted = self.shared.blocking(move || of_task.evict(what)).await?;
         evicted.map_err(|error| Error::Disk {
             path: self.shared.layout.dir().into(),
@@ -39,6 +37,11 @@ impl Disk {
 }
 
 impl Shared {
+    fn waits_for_evictions(&self) -> Result<bool> {
+        let state = self.state.lock();
+        if state.ended { Err(Error::Closed) } else { Ok(!state.ready || state.held) }
+    }
+
     /// The thread: until the folder is closed.
     pub(super) fn free_ahead(self: Arc<Self>) {
         loop {

@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
 use crate::object::{BLOCK_BYTES, ByteRange, Location, ObjectId, ObjectMeta};
+use crate::running::Running;
 use crate::stats::{CacheStats, Counters};
 
 pub use checksum::CrcPage;
@@ -68,7 +69,7 @@ pub enum Advice {
 #[derive(Debug)]
 pub(crate) struct Disk {
     shared: Arc<Shared>,
-    freer: Option<JoinHandle<()>>,
+    freer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What grants, writes under way and the threads share.
@@ -87,6 +88,8 @@ pub(super) struct Shared {
     /// One removal at a time: each groups its index entries and paces its punching.
     removal: Mutex<()>,
     runtime: Handle,
+    /// File work on threads of the runtime: the lock of the folder outlives it.
+    files: Running,
     lock: Mutex<Option<FolderLock>>,
     open_limit: usize,
 }
@@ -149,6 +152,7 @@ impl Disk {
             pages: Mutex::new(Pages::default()),
             removal: Mutex::new(()),
             runtime: options.runtime,
+            files: Running::default(),
             lock: Mutex::new(Some(lock)),
             open_limit: open_limit(),
         });
@@ -157,9 +161,12 @@ impl Disk {
             .name("forebay-evict".into())
             .spawn(move || of_freer.free_ahead())
             .map_err(threads)?;
-        let of_walk = shared.clone();
-        shared.runtime.spawn_blocking(move || of_walk.walk());
-        Ok(Self { shared, freer: Some(freer) })
+        let (of_walk, underway) = (shared.clone(), shared.files.begin());
+        shared.runtime.spawn_blocking(move || {
+            let _underway = underway;
+            of_walk.walk();
+        });
+        Ok(Self { shared, freer: Mutex::new(Some(freer)) })
     }
 
     /// Says what the plan wants with the blocks that `range` touches.
@@ -206,8 +213,12 @@ impl Disk {
         stats.limit_bytes = state.quota.limit();
     }
 
-    /// Makes everything durable and lets the folder go.
+    /// Makes everything durable and lets the folder go: a successor may write to blocks that are free, so nothing may still be punched then.
     pub(crate) async fn close(&self) -> Result<()> {
+        self.shared.end();
+        let freer = self.freer.lock().take();
+        self.shared.blocking(move || join(freer)).await?;
+        self.shared.files.none().await;
         let records: Vec<_> = {
             let state = self.shared.state.lock();
             let used = state.objects.iter().filter(|(_, object)| object.tick > 0 && !object.removing);
@@ -218,7 +229,6 @@ impl Disk {
             self.shared.writer.send(index::Change::PutObject(id, record));
         }
         let flushed = self.shared.writer.flush().await;
-        self.shared.end();
         let shared = self.shared.clone();
         self.shared.blocking(move || shared.index.close()).await?;
         drop(self.shared.lock.lock().take());
@@ -236,24 +246,32 @@ impl Disk {
 
     /// In a forked child nothing of this may be touched or waited for.
     pub(crate) fn forget(mut self) {
-        std::mem::forget(self.freer.take());
+        std::mem::forget(self.freer.get_mut().take());
         std::mem::forget(self.shared.clone());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let Some(freer) = self.freer.take() else { return };
         self.shared.end();
-        if freer.join().is_err() {
-            tracing::error!("the thread that frees blocks panicked");
-        }
+        join(self.freer.get_mut().take());
+    }
+}
+
+fn join(freer: Option<JoinHandle<()>>) {
+    if freer.is_some_and(|freer| freer.join().is_err()) {
+        tracing::error!("the thread that frees blocks panicked");
     }
 }
 
 impl Shared {
     /// Runs file work away from the threads that coordinate.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let underway = self.files.begin();
+        let work = move || {
+            let _underway = underway;
+            work()
+        };
         self.runtime.spawn_blocking(work).await.map_err(|_| Error::Closed)
     }
 

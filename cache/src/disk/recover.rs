@@ -37,7 +37,9 @@ impl Shared {
         let unknown = self.enter(found);
         self.tell_room();
         self.work.notify_all();
-        self.wait_for_release();
+        if !self.wait_for_release() {
+            return;
+        }
         for id in unknown {
             self.reclaim_unknown(&id);
         }
@@ -114,12 +116,13 @@ impl Shared {
         unknown
     }
 
-    /// Clients of a former owner may hold what has no entry yet.
-    fn wait_for_release(&self) {
+    /// Clients of a former owner may hold what has no entry yet. False where the folder was closed meanwhile.
+    fn wait_for_release(&self) -> bool {
         let mut state = self.state.lock();
         while state.held && !state.ended {
             self.work.wait(&mut state);
         }
+        !state.ended
     }
 
     fn reclaim_unknown(&self, id: &ObjectId) {

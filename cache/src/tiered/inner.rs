@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::watch;
 
 use super::CacheOptions;
 use super::flight::Flights;
@@ -16,6 +15,7 @@ use crate::io::BlockIo;
 use crate::object::BLOCK_BYTES;
 use crate::origin::Origin;
 use crate::ram::{Gate, Ram, S3Fifo};
+use crate::running::Running;
 use crate::stats::Counters;
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Inner {
     pub(super) ahead: usize,
     runtime: Handle,
     own: Mutex<Option<Runtime>>,
-    tasks: Arc<watch::Sender<usize>>,
+    tasks: Running,
     pub(super) closed: AtomicBool,
     pid: u32,
 }
@@ -77,7 +77,7 @@ impl Inner {
             ahead: options.connections.max(1) + 1,
             runtime,
             own: Mutex::new(own),
-            tasks: Arc::new(watch::Sender::new(0)),
+            tasks: Running::default(),
             closed: AtomicBool::new(false),
             pid: std::process::id(),
         })
@@ -102,10 +102,9 @@ impl Inner {
 
     /// Runs a task that `close` waits for.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.send_modify(|running| *running += 1);
-        let running = Running(self.tasks.clone());
+        let underway = self.tasks.begin();
         self.runtime.spawn(async move {
-            let _running = running;
+            let _underway = underway;
             task.await;
         });
     }
@@ -125,19 +124,8 @@ impl Inner {
         if self.closed.swap(true, Relaxed) {
             return Ok(());
         }
-        let mut tasks = self.tasks.subscribe();
-        // The sender is ours: it can't be gone.
-        drop(tasks.wait_for(|running| *running == 0).await);
+        self.tasks.none().await;
         self.disk()?.close().await
-    }
-}
-
-/// Counts a task until it ends, also where it panics or is dropped.
-struct Running(Arc<watch::Sender<usize>>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn file_of(world: &World, object: &ObjectMeta, kind: &str) -> PathBuf
     world.dir.path().join(format!("objects/{}/{id}.{kind}", &id[..2]))
 }
 
-fn flip(path: &std::path::Path, offset: u64) {
+pub(super) fn flip(path: &std::path::Path, offset: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
@@ -23,7 +23,7 @@ fn flip(path: &std::path::Path, offset: u64) {
     file.sync_all().unwrap();
 }
 
-async fn filled(world: &World, object: &std::sync::Arc<ObjectMeta>) {
+pub(super) async fn filled(world: &World, object: &std::sync::Arc<ObjectMeta>) {
     let cache = world.open();
     cache.prefetch(object, whole(object)).await.unwrap();
     cache.close().await.unwrap();

@@ -1,11 +1,11 @@
 //! Evictions that fail: no good block is lost, reads go on, and when the disk is well again eviction is too.
 
-use forebay_cache::disk::Evict;
+use forebay_cache::disk::{Evict, FolderLock};
 use forebay_cache::stats::DiskState;
 use forebay_cache::testing::{Effect, IoFault, Kind};
 use forebay_cache::{ByteRange, Error};
 
-use super::faults::file_of;
+use super::faults::{file_of, filled, flip};
 use super::world::{MIB, World, expect, whole};
 
 #[tokio::test]
@@ -86,4 +86,38 @@ async fn an_object_whose_file_cannot_be_removed_stays_and_the_others_go() {
     assert_eq!(expect(&cache, &world, &stays, whole(&stays), &stays_bytes).await.tiers.disk, 8 * MIB);
     cache.evict(Evict::All).await.unwrap();
     assert!(cache.status().await.unwrap().objects.is_empty());
+}
+
+#[tokio::test]
+async fn the_folder_is_let_go_only_when_nothing_is_being_punched() {
+    for by_the_freer in [true, false] {
+        let world = World::new(64 * MIB);
+        let (object, all) = world.put("a", 16 * MIB, 1);
+        filled(&world, &object).await;
+        if by_the_freer {
+            flip(&file_of(&world, &object, "data"), 5 * MIB);
+        }
+        let cache = world.open();
+        world.io.hold(Kind::Punch);
+        // A bad block's space is given back behind the service, other blocks' where somebody asks for that.
+        expect(&cache, &world, &object, whole(&object), &all).await;
+        let of_task = cache.clone();
+        let down_to = Evict::DownTo { bytes: cache.stats().used_bytes - 6 * MIB };
+        let evicting =
+            tokio::spawn(async move { if by_the_freer { Ok(0) } else { of_task.evict(down_to).await } });
+        let io = world.io.clone();
+        tokio::task::spawn_blocking(move || io.wait_for_held(1)).await.unwrap();
+
+        let mut closing = Box::pin(cache.close());
+        for _ in 0..200 {
+            assert!(futures::poll!(&mut closing).is_pending(), "a punch is under way");
+            assert!(FolderLock::try_acquire(world.dir.path()).unwrap().is_none());
+            tokio::task::yield_now().await;
+        }
+        world.io.release();
+        closing.await.unwrap();
+        evicting.await.unwrap().unwrap();
+        assert!(FolderLock::try_acquire(world.dir.path()).unwrap().is_some());
+        expect(&world.open(), &world, &object, whole(&object), &all).await;
+    }
 }
