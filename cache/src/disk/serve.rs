@@ -131,6 +131,11 @@ impl Disk {
         Ok(known && matches!(phase, Some(Phase::Present | Phase::Writing)))
     }
 
+    /// True where the block can be read, as far as is known without asking the index.
+    pub(crate) fn is_present(&self, block: BlockId) -> bool {
+        self.shared.is_present(block)
+    }
+
     /// True where a block of this many bytes would find room, or room could be made.
     pub(crate) fn admits(&self) -> bool {
         let state = self.shared.state.lock();

@@ -115,7 +115,7 @@ impl Shared {
         present
     }
 
-    fn is_present(&self, block: BlockId) -> bool {
+    pub(super) fn is_present(&self, block: BlockId) -> bool {
         self.state.lock().block(block).is_some_and(|block| block.phase == Phase::Present)
     }
 

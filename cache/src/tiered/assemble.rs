@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::fetch::block_of;
-use super::flight::{Flight, Outcome, Waiter};
+use super::flight::{Flight, Outcome, Served, Waiter};
 use super::inner::{Inner, slab_bytes};
 use super::{Read, Tiers, within};
 use crate::disk::Grant;
@@ -188,9 +188,12 @@ impl Inner {
             let (flight, _) = self.flights.join(id, Some(Waiter { slab, at, part: piece, reply }));
             self.start_urgent(object, index, &flight, piece.start);
             let (returned, served) = answer.await.map_err(|_| Error::Closed)?;
-            served?;
             slab = returned;
-            tiers.origin += piece.len();
+            match served {
+                Served::Here => tiers.origin += piece.len(),
+                Served::OnDisk => return Ok((slab, false)),
+                Served::Failed(error) => return Err(error),
+            }
         }
         Ok((slab, true))
     }

@@ -142,7 +142,7 @@ impl Inner {
         let _connection = self.connections.acquire(urgent).await;
         let mut at = blocks.start;
         while at < blocks.end {
-            if self.unclaimed(object, at).is_none() {
+            if self.unclaimed(object, at).is_none_or(|flight| self.came_meanwhile(object, at, &flight)) {
                 at += 1;
                 continue;
             }
@@ -150,6 +150,17 @@ impl Inner {
             at = run.back().map_or(at, |last| last.id.index + 1);
             self.fill(object, run, from).await;
         }
+    }
+
+    /// Ends a flight that nobody needs: whoever made it had looked for the block before another flight brought it to disk. Such a
+    /// flight is stored before it leaves the list, so that one look after joining is enough.
+    fn came_meanwhile(&self, object: &ObjectMeta, index: u32, flight: &Flight) -> bool {
+        let id = BlockId { object: object.id, index };
+        let unneeded = self.disk().is_ok_and(|disk| disk.is_present(id)) && flight.claim();
+        if unneeded {
+            self.flights.end(id, flight, Outcome::Stored);
+        }
+        unneeded
     }
 
     fn unclaimed(&self, object: &ObjectMeta, index: u32) -> Option<Arc<Flight>> {
@@ -162,6 +173,9 @@ impl Inner {
         let (mut run, mut spare) = (VecDeque::new(), Some(first));
         for index in blocks {
             let Some(flight) = self.unclaimed(object, index) else { break };
+            if self.came_meanwhile(object, index, &flight) {
+                break;
+            }
             let Some(slab) = spare.take().or_else(|| self.ram.try_slab()) else { break };
             if !flight.claim() {
                 break;
@@ -316,3 +330,8 @@ fn wrong_length(object: &ObjectMeta, range: ByteRange, what: &str) -> Error {
 pub(super) fn block_of(offset: u64) -> u32 {
     u32::try_from(offset / BLOCK_BYTES).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+#[path = "fetch_tests.rs"]
+mod tests;

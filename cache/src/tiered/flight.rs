@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::memory::{Lease, Slab};
 use crate::object::{BLOCK_BYTES, BlockId, ByteRange};
 
@@ -33,7 +33,17 @@ pub(super) struct Waiter {
     pub(super) at: usize,
     /// Which bytes of the object.
     pub(super) part: ByteRange,
-    pub(super) reply: oneshot::Sender<(Slab, Result<()>)>,
+    pub(super) reply: oneshot::Sender<(Slab, Served)>,
+}
+
+/// What a waiter gets with its memory.
+#[derive(Debug)]
+pub(super) enum Served {
+    /// Its bytes.
+    Here,
+    /// Nothing: the block is on disk. To be looked up again.
+    OnDisk,
+    Failed(Error),
 }
 
 impl Waiter {
@@ -41,7 +51,7 @@ impl Waiter {
         let from = (self.part.start - block_start) as usize;
         let len = self.part.len() as usize;
         self.slab[self.at..self.at + len].copy_from_slice(&block[from..from + len]);
-        drop(self.reply.send((self.slab, Ok(()))));
+        drop(self.reply.send((self.slab, Served::Here)));
     }
 }
 
@@ -151,7 +161,7 @@ impl Flights {
         self.list.lock().get(&id).cloned()
     }
 
-    /// Ends a flight. Its lease is let go; where it failed, everybody who waits is told.
+    /// Ends a flight. Its lease is let go. Whoever still waits is told why: it failed, or was not needed.
     pub(super) fn end(&self, id: BlockId, flight: &Flight, outcome: Outcome) {
         self.list.lock().remove(&id);
         let (landed, waiters) = {
@@ -159,12 +169,13 @@ impl Flights {
             (state.landed.take(), std::mem::take(&mut state.waiters))
         };
         drop(landed);
-        let error = match &outcome {
-            Outcome::Failed(error) => error.clone(),
-            _ => Error::Closed,
-        };
         for waiter in waiters {
-            drop(waiter.reply.send((waiter.slab, Err(error.clone()))));
+            let served = match &outcome {
+                Outcome::Stored => Served::OnDisk,
+                Outcome::Failed(error) => Served::Failed(error.clone()),
+                Outcome::Declined | Outcome::Pending => Served::Failed(Error::Closed),
+            };
+            drop(waiter.reply.send((waiter.slab, served)));
         }
         flight.outcome.send_replace(outcome);
     }
@@ -178,7 +189,7 @@ mod tests {
 
     const ID: BlockId = BlockId { object: ObjectId::from_bytes([0; 16]), index: 0 };
 
-    fn ask(part: ByteRange) -> (Waiter, oneshot::Receiver<(Slab, Result<()>)>) {
+    fn ask(part: ByteRange) -> (Waiter, oneshot::Receiver<(Slab, Served)>) {
         let arena = Arena::new(4096, Arc::new(Unpinned)).unwrap();
         let slab = arena.region("test", 4096).unwrap().try_allocate(100).unwrap();
         let (reply, answer) = oneshot::channel();
@@ -212,6 +223,8 @@ mod tests {
         let (flight, _) = flights.join(ID, Some(first));
         flights.join(ID, Some(second));
         flights.end(ID, &flight, Outcome::Failed(Error::Closed));
-        assert!(one.try_recv().unwrap().1.is_err() && two.try_recv().unwrap().1.is_err());
+        for answer in [&mut one, &mut two] {
+            assert!(matches!(answer.try_recv().unwrap().1, Served::Failed(Error::Closed)));
+        }
     }
 }
