@@ -29,4 +29,4 @@ mod walk;
 
 pub use error::{Error, Result};
 pub use loader::{Loader, Next};
-pub use options::{CacheSettings, LoaderOptions, OnError};
+pub use options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};

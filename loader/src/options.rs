@@ -68,7 +68,12 @@ pub struct CacheSettings {
     pub host_memory_limit_bytes: u64,
     /// Options of the object store: endpoint, region, keys.
     pub storage_options: BTreeMap<String, String>,
+    /// How long another process that has the folder may say nothing before that is an error; usually [`DEFAULT_PATIENCE`].
+    pub patience: Duration,
 }
+
+/// Long enough for a process that is only slow.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 
 impl LoaderOptions {
     /// Checks what can be checked before anything is opened.

@@ -93,6 +93,7 @@ impl Session {
         let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origin, io);
         options.runtime = Some(runtime.handle().clone());
         options.sharing.memory_bytes = shared_bytes;
+        options.sharing.patience = settings.patience;
         let cache = {
             let _inside = runtime.enter();
             Cache::open(options)?

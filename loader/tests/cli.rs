@@ -213,12 +213,13 @@ fn the_table_is_for_people_and_a_closed_pipe_is_no_error() {
 #[test]
 fn a_command_line_that_can_not_be_used_is_exit_code_2() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["prefetch"], "<SOURCE>"),
         (&["frobnicate"], "unrecognized"),
         (&["evict"], "--all"),
         (&["evict", "--all", "--down-to", "1GB"], "cannot be used with"),
         (&["prefetch", "a.tar", "--cache-limit", "20XB"], "500GiB"),
+        (&["status", "--wait", "0"], "0.1 to 86400"),
         (&["prefetch", "ftp://host/a.tar"], "ftp"),
         (&["prefetch", "a.tar", "--storage-option", "hunter2"], "key=value"),
         (&["prefetch", "s3://b/a.tar", "--storage-option", "endpoit=x"], "endpoint"),
@@ -267,7 +268,7 @@ fn a_folder_that_another_process_owns_is_named() {
     let dir = home.path(".cache/forebay/data");
     let lock = forebay_cache::disk::FolderLock::try_acquire(&dir).unwrap().unwrap();
     for command in ["status", "verify"] {
-        let said = home.error(1, &[command]);
+        let said = home.error(1, &[command, "--wait", "0.2"]);
         assert!(said.contains(".cache/forebay/data") && said.contains("another process"), "{said}");
     }
     drop(lock);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay_loader::Error;
 use forebay_loader::loader::{Loader as Inner, Next};
-use forebay_loader::options::{CacheSettings, LoaderOptions, OnError};
+use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
 use forebay_loader::stats::LoaderStats;
 use parking_lot::Mutex;
@@ -113,6 +113,7 @@ impl Loader {
                 limit_bytes: cache_limit,
                 host_memory_limit_bytes: host_memory_limit,
                 storage_options,
+                patience: DEFAULT_PATIENCE,
             },
         };
         check(py, options.validate())?;

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use forebay_cache::memory::Region;
@@ -43,6 +44,15 @@ pub(super) struct CacheArguments {
     /// An option of the object store, such as endpoint=http://127.0.0.1:8333; may be given several times
     #[arg(long = "storage-option", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Cache")]
     storage_options: Vec<(String, String)>,
+    /// How long to wait for another process that has the folder and says nothing
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30", help_heading = "Cache")]
+    wait: Duration,
+}
+
+/// A wait that is neither nothing nor for ever.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "write seconds from 0.1 to 86400, such as 30".into())
 }
 
 /// Splits `key=value`.
@@ -88,6 +98,7 @@ impl<'a> Place<'a> {
             dir,
             host_memory_limit_bytes: arguments.host_memory_limit,
             storage_options,
+            patience: arguments.wait,
         };
         Ok(Self { session: Session::open(&settings)?, reporter: Reporter::default(), interrupt })
     }
@@ -193,6 +204,14 @@ mod tests {
         assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert!(!key_value("secret").unwrap_err().contains("secret"));
         assert!(key_value("=b").is_err());
+    }
+
+    #[test]
+    fn a_wait_is_bounded() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["0", "-1", "inf", "nan", "1e9", "soon"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use forebay_loader::batch::{Batch, Column};
 use forebay_loader::field::{Field, FieldKind, Shapes};
 use forebay_loader::plan::OrderMode;
-use forebay_loader::{CacheSettings, Error, Loader, LoaderOptions, Next, OnError};
+use forebay_loader::{CacheSettings, DEFAULT_PATIENCE, Error, Loader, LoaderOptions, Next, OnError};
 
 /// A member's header as it stands in an archive; `size` is the field's text.
 pub fn header(name: &str, size: &[u8; 12]) -> [u8; 512] {
@@ -106,6 +106,7 @@ pub fn options(dir: &Path) -> LoaderOptions {
             limit_bytes: 1 << 30,
             host_memory_limit_bytes: 256 << 20,
             storage_options: BTreeMap::new(),
+            patience: DEFAULT_PATIENCE,
         },
     }
 }
