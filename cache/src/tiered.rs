@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::disk::{Advice, Evict, FolderLock, Grant, Progress, Status};
+use crate::disk::{Advice, Advisor, Evict, FolderLock, Grant, ITSELF, Progress, Status};
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
 use crate::memory::{Lease, Region};
@@ -230,8 +230,20 @@ impl Cache {
 
     /// Says what the plan is with the blocks that `range` touches; decides what is evicted. The last advice holds.
     pub fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice) {
+        self.advise_for(ITSELF, object, range, advice);
+    }
+
+    /// As [`Self::advise`], for a plan of another process. What one of them needs stays, whatever others say.
+    pub(crate) fn advise_for(&self, by: Advisor, object: &ObjectId, range: ByteRange, advice: Advice) {
         if let Ok(disk) = self.inner.alive().and_then(|inner| inner.disk()) {
-            disk.advise(object, range, advice);
+            disk.advise(by, object, range, advice);
+        }
+    }
+
+    /// Forgets the advice of a process that has ended.
+    pub(crate) fn withdraw(&self, by: Advisor) {
+        if let Ok(disk) = self.inner.alive().and_then(|inner| inner.disk()) {
+            disk.withdraw(by);
         }
     }
 

@@ -108,6 +108,7 @@ fn free_blocks(object: &Object) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ITSELF;
     use super::super::index::ObjectRecord;
     use super::super::state::Block;
     use super::*;
@@ -144,18 +145,18 @@ mod tests {
     fn unreferenced_objects_go_first_least_recently_used_before_others() {
         let mut state = state(&[(1, 30, 2), (2, 10, 1), (3, 20, 1)]);
         assert_eq!(chosen(&state, 3), [(2, 0), (3, 0), (1, 0)]);
-        state.advise(&id(2), 0..1, Advice::Done);
+        state.advise(ITSELF, &id(2), 0..1, Advice::Done);
         assert_eq!(chosen(&state, 9), [(3, 0), (1, 0), (1, 1), (2, 0)]);
     }
 
     #[test]
     fn what_the_plan_needs_or_somebody_holds_never_goes() {
         let mut state = state(&[(1, 1, 4)]);
-        state.advise(&id(1), 0..3, Advice::WillNeed);
-        state.advise(&id(1), 1..2, Advice::Done);
+        state.advise(ITSELF, &id(1), 0..3, Advice::WillNeed);
+        state.advise(ITSELF, &id(1), 1..2, Advice::Done);
         assert_eq!(chosen(&state, 9), [(1, 1), (1, 3)]);
         state.block(BlockId { object: id(1), index: 1 }).unwrap().pins = 1;
-        state.advise(&id(1), 3..4, Advice::WillNeed);
+        state.advise(ITSELF, &id(1), 3..4, Advice::WillNeed);
         assert_eq!(chosen(&state, 9), []);
     }
 
@@ -174,7 +175,7 @@ mod tests {
         for name in 1..=4 {
             state.objects.get_mut(&id(name)).unwrap().aux = 100;
         }
-        state.advise(&id(1), 0..1, Advice::WillNeed);
+        state.advise(ITSELF, &id(1), 0..1, Advice::WillNeed);
         let remove = |blocks: &[u8], aux: &[u8]| Choice::Remove {
             blocks: blocks.iter().map(|&name| BlockId { object: id(name), index: 0 }).collect(),
             aux: aux.iter().map(|&name| id(name)).collect(),

@@ -6,6 +6,7 @@
 //!
 //! Leaves to others: where missing bytes come from ([`crate::tiered`]), and what moves them ([`crate::io`]).
 
+mod advice;
 mod aux;
 mod checksum;
 mod choose;
@@ -38,10 +39,11 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
-use crate::object::{BLOCK_BYTES, ByteRange, Location, ObjectId, ObjectMeta};
+use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
 use crate::running::Running;
 use crate::stats::{CacheStats, Counters};
 
+pub(crate) use advice::{AdviceBook, Advisor, ITSELF, advised_blocks};
 pub use checksum::CrcPage;
 pub use grant::{BlockGrant, Grant};
 pub use lock::FolderLock;
@@ -53,8 +55,10 @@ use pages::Pages;
 use state::State;
 use writer::IndexWriter;
 
-/// What the plan wants with a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What the plan wants with a block. Of several plans the one that wants most counts: later ones are more.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Advice {
     /// Nothing is known; goes first, the least recently used object before others.
     #[default]
@@ -169,14 +173,18 @@ impl Disk {
         Ok(Self { shared, freer: Mutex::new(Some(freer)) })
     }
 
-    /// Says what the plan wants with the blocks that `range` touches.
-    pub(crate) fn advise(&self, id: &ObjectId, range: ByteRange, advice: Advice) {
-        let last = u64::from(u32::MAX) * BLOCK_BYTES;
-        let range = range.intersect(ByteRange::new(0, last));
-        self.shared.state.lock().advise(id, range.blocks(), advice);
+    /// Says what a plan wants with the blocks that `range` touches.
+    pub(crate) fn advise(&self, by: Advisor, id: &ObjectId, range: ByteRange, advice: Advice) {
+        self.shared.state.lock().advise(by, id, advised_blocks(range), advice);
         if advice != Advice::WillNeed {
             self.shared.work.notify_all();
         }
+    }
+
+    /// Forgets what an advisor has said.
+    pub(crate) fn withdraw(&self, by: Advisor) {
+        self.shared.state.lock().withdraw(by);
+        self.shared.work.notify_all();
     }
 
     /// Lets the thread that frees do its work after a take-over.

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::Advice;
 use super::health::Health;
 use super::index::ObjectRecord;
 use super::quota::Quota;
+use super::{Advice, AdviceBook, Advisor};
 use crate::io::IoFile;
 use crate::object::{BlockId, ObjectId};
 
@@ -56,8 +56,8 @@ pub(super) struct State {
     pub(super) quota: Quota,
     pub(super) health: Health,
     pub(super) objects: HashMap<ObjectId, Object>,
-    /// What the plan wants, also for blocks that aren't here. Objects with an entry are referenced.
-    advice: HashMap<ObjectId, Vec<Advice>>,
+    /// Objects with an entry are referenced.
+    advice: AdviceBook,
     /// Blocks to remove as soon as nobody holds them.
     pub(super) doomed: Vec<BlockId>,
     /// Those of them whose removal failed, and when it is tried again.
@@ -81,7 +81,7 @@ impl State {
             quota: Quota::new(limit),
             health: Health::default(),
             objects: HashMap::new(),
-            advice: HashMap::new(),
+            advice: AdviceBook::default(),
             doomed: Vec::new(),
             deferred: Vec::new(),
             deferred_until: None,
@@ -146,26 +146,27 @@ impl State {
         taken
     }
 
-    pub(super) fn advise(&mut self, id: &ObjectId, blocks: std::ops::Range<u32>, advice: Advice) {
-        if advice == Advice::None && !self.advice.contains_key(id) {
-            return;
-        }
-        let list = self.advice.entry(*id).or_default();
-        if list.len() < blocks.end as usize {
-            list.resize(blocks.end as usize, Advice::None);
-        }
-        list[blocks.start as usize..blocks.end as usize].fill(advice);
+    pub(super) fn advise(
+        &mut self,
+        by: Advisor,
+        id: &ObjectId,
+        blocks: std::ops::Range<u32>,
+        advice: Advice,
+    ) {
+        self.advice.advise(by, id, blocks, advice);
         if advice != Advice::WillNeed {
             self.stuck_since = None;
-            if list.iter().all(|advice| *advice == Advice::None) {
-                self.advice.remove(id);
-            }
         }
+    }
+
+    pub(super) fn withdraw(&mut self, by: Advisor) {
+        self.advice.withdraw(by);
+        self.stuck_since = None;
     }
 
     /// What the plan wants with the blocks of an object; none where it wants nothing.
     pub(super) fn advice(&self, id: &ObjectId) -> Option<&[Advice]> {
-        self.advice.get(id).map(Vec::as_slice)
+        self.advice.of(id)
     }
 
     /// Eviction looked and found nothing that may go.
@@ -175,8 +176,8 @@ impl State {
 
     /// Nobody holds this block any more: where nothing could go, it may now.
     pub(super) fn let_go(&mut self, id: BlockId) {
-        let wanted = |list: &Vec<Advice>| list.get(id.index as usize) == Some(&Advice::WillNeed);
-        if self.stuck_since.is_some() && !self.advice.get(&id.object).is_some_and(wanted) {
+        let wanted = |list: &[Advice]| list.get(id.index as usize) == Some(&Advice::WillNeed);
+        if self.stuck_since.is_some() && !self.advice(&id.object).is_some_and(wanted) {
             self.stuck_since = None;
         }
     }

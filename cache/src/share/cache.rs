@@ -15,6 +15,7 @@ use super::member::{Actor, Member, Open, Role};
 use super::memfd;
 use super::message::{Answer, Request};
 use super::read::Reader;
+use super::wishes::Wishes;
 use crate::disk::{Advice, Evict, Progress, Status};
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
@@ -39,6 +40,7 @@ struct Inner {
     left: watch::Receiver<bool>,
     reader: Reader,
     counters: Counters,
+    wishes: Arc<Wishes>,
     birth: Birth,
 }
 
@@ -94,6 +96,7 @@ impl Cache {
     ) -> Result<Self> {
         let birth = Birth::here();
         let member = member(dir, sharing, &*io, open)?;
+        let wishes = member.wishes.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("forebay-share")
@@ -122,7 +125,7 @@ impl Cache {
             .spawn(run)
             .map_err(|error| Error::config(format!("a thread for the cache can't be started: {error}")))?;
         let reader = Reader { io, staging, runtime: handle };
-        let inner = Inner { roles: seen, leave, left, reader, counters: Counters::default(), birth };
+        let inner = Inner { roles: seen, leave, left, reader, counters: Counters::default(), wishes, birth };
         // Dropped with an error it leaves again.
         let cache = Self { inner: Arc::new(inner) };
         opened.recv().map_err(|_| Error::Closed)??;
@@ -167,16 +170,10 @@ impl Cache {
         }
     }
 
-    /// As [`tiered::Cache::advise`]. A client's advice ends with the owner that it was given to.
+    /// As [`tiered::Cache::advise`]. What this process advised holds until it ends, also with later owners.
     pub fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice) {
-        if self.inner.birth.check().is_err() {
-            return;
-        }
-        let role = self.inner.roles.borrow().clone();
-        match role {
-            Role::Owner(folder) => folder.advise(object, range, advice),
-            Role::Client(client) => client.advise(Request::Advise { object: *object, range, advice }),
-            Role::Seeking | Role::Stuck(_) | Role::Left => {}
+        if self.inner.birth.check().is_ok() {
+            self.inner.wishes.advise(object, range, advice);
         }
     }
 
@@ -388,6 +385,7 @@ fn member(dir: &Path, sharing: Sharing, io: &dyn BlockIo, open: Open) -> Result<
         lock,
         client_lock,
         leases: Arc::new(Leases::default()),
+        wishes: Arc::new(Wishes::default()),
         open,
         holds,
     })

@@ -1,6 +1,6 @@
 //! A connection to the owner of the folder: requests by number, answers in any order, and whether anybody is there at all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -12,15 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::leases::{Leases, Unclaimed};
+use super::leases::{Leases, ToKeep, Unclaimed};
 use super::lock;
 use super::message::{Answer, FolderFacts, Request};
 use super::protocol::{self, Ended, Packet, Unsent};
 use super::socket::{Connection, MAX_PACKET_BYTES};
+use super::wishes::Wishes;
 use crate::error::Error;
-
-/// Advice that waits to be sent.
-const MAX_ADVICE: usize = 4096;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug)]
@@ -69,8 +67,10 @@ pub(crate) struct Client {
     state: Mutex<State>,
     ping: Notify,
     lost: Notify,
-    advice: Mutex<VecDeque<Request>>,
-    advised: Notify,
+    /// What this process wants with blocks.
+    wishes: Arc<Wishes>,
+    /// Leases that this owner is to be told of.
+    keep: Mutex<Vec<ToKeep>>,
     /// Reads and other short requests, and prefetches, which may take long: neither starves the other.
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
@@ -113,11 +113,12 @@ pub(crate) enum NotIn {
 }
 
 impl Client {
-    /// Connects to the owner of the folder and says hello; the leases that are still held are registered.
+    /// Connects to the owner of the folder and says hello; [`Self::run`] does the rest.
     pub(crate) async fn enter(
         dir: &Path,
         name: &str,
         leases: Arc<Leases>,
+        wishes: Arc<Wishes>,
         patience: Duration,
     ) -> Result<Arc<Self>, NotIn> {
         let connection = match Connection::open(dir) {
@@ -138,7 +139,7 @@ impl Client {
             Answer::Welcome { pid, request_limit, folder, .. } => {
                 let room = (request_limit as usize / 2).max(1);
                 let (session, keep) = leases.begin();
-                let client = Arc::new(Self {
+                Ok(Arc::new(Self {
                     connection,
                     session,
                     leases,
@@ -153,22 +154,21 @@ impl Client {
                     }),
                     ping: Notify::new(),
                     lost: Notify::new(),
-                    advice: Mutex::default(),
-                    advised: Notify::new(),
+                    wishes,
+                    keep: Mutex::new(keep),
                     short: Arc::new(Semaphore::new(room)),
                     // One room is the registration's and the heartbeat's.
                     long: Arc::new(Semaphore::new(room.saturating_sub(8).max(1))),
-                });
-                tokio::spawn(client.clone().register(keep));
-                Ok(client)
+                }))
             }
             Answer::Failed { error } => Err(NotIn::Refused(error.into())),
             other => Err(NotIn::Refused(unexpected(&other))),
         }
     }
 
-    /// Tells a new owner what is still held from the one before.
-    async fn register(self: Arc<Self>, keep: Vec<super::leases::ToKeep>) {
+    /// Tells a new owner what is still held from the one before, and what this process wants; then what it wants from now on.
+    async fn register_and_advise(&self) {
+        let keep = std::mem::take(&mut *self.keep.lock());
         for lease in keep {
             let request = Request::Keep { object: (*lease.object).clone(), range: lease.range };
             match self.call(&request).await {
@@ -185,7 +185,17 @@ impl Client {
                 Err(CallError::Lost) => return,
             }
         }
+        self.wishes.tell_there();
+        for advice in self.wishes.take() {
+            self.tell(&advice).await;
+        }
+        // The owner may evict after this.
         self.tell(&Request::Settled).await;
+        loop {
+            for advice in self.wishes.next().await {
+                self.tell(&advice).await;
+            }
+        }
     }
 
     /// Receives and watches over the connection until it ends. Everyone who waits then learns so.
@@ -193,10 +203,11 @@ impl Client {
         tokio::select! {
             () = self.receive_all() => {}
             () = self.tell_ends() => {}
-            () = self.tell_advice() => {}
+            () = self.register_and_advise() => {}
             () = self.watch() => {}
             () = self.lost.notified() => {}
         }
+        self.wishes.tell_nobody();
         // Dropping the senders tells those who wait.
         drop(self.state.lock().waiting.take());
     }
@@ -270,16 +281,6 @@ impl Client {
                     tracing::debug!(?unsent, "the owner could not be told");
                     return;
                 }
-            }
-        }
-    }
-
-    async fn tell_advice(&self) {
-        loop {
-            let next = self.advice.lock().pop_front();
-            match next {
-                Some(request) => self.tell(&request).await,
-                None => self.advised.notified().await,
             }
         }
     }
@@ -394,15 +395,6 @@ impl Client {
     pub(crate) fn end(&self) {
         drop(self.state.lock().waiting.take());
         self.lost.notify_one();
-    }
-
-    /// Says what the plan wants, in order. With too much of it on its way the rest is left out: it is advice.
-    pub(crate) fn advise(&self, request: Request) {
-        let mut advice = self.advice.lock();
-        if advice.len() < MAX_ADVICE {
-            advice.push_back(request);
-            self.advised.notify_one();
-        }
     }
 
     /// The folder as the owner last described it.

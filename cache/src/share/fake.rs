@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::folder::Folder;
-use crate::disk::{Advice, BlockGrant, CrcPage, Evict, Grant, Progress, Status};
+use crate::disk::{Advice, AdviceBook, Advisor, BlockGrant, CrcPage, Evict, Grant, Progress, Status};
 use crate::error::{Error, Result};
 use crate::io::IoFile;
 use crate::memory::Region;
@@ -36,7 +36,7 @@ pub(super) struct Fake {
     pub(super) origin: Semaphore,
     /// Counts who holds a grant.
     pub(super) pins: Arc<()>,
-    pub(super) advice: parking_lot::Mutex<Vec<ByteRange>>,
+    pub(super) advice: parking_lot::Mutex<AdviceBook>,
 }
 
 impl fmt::Debug for Fake {
@@ -63,6 +63,11 @@ impl Fake {
             pins: Arc::new(()),
             advice: parking_lot::Mutex::default(),
         })
+    }
+
+    /// What is wanted with the blocks of the object.
+    pub(super) fn advice(&self) -> Vec<Advice> {
+        self.advice.lock().of(&self.object.id).unwrap_or_default().to_vec()
     }
 
     /// Grants that somebody holds.
@@ -147,8 +152,12 @@ impl Folder for Fake {
         })
     }
 
-    fn advise(&self, _: &ObjectId, range: ByteRange, _: Advice) {
-        self.advice.lock().push(range);
+    fn advise(&self, by: Advisor, id: &ObjectId, range: ByteRange, advice: Advice) {
+        self.advice.lock().advise(by, id, range.blocks(), advice);
+    }
+
+    fn withdraw(&self, by: Advisor) {
+        self.advice.lock().withdraw(by);
     }
 
     fn release_evictions(&self) {

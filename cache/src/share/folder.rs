@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use crate::disk::{Advice, Evict, Grant, Progress, Status};
+use crate::disk::{Advice, Advisor, Evict, Grant, Progress, Status};
 use crate::error::Result;
 use crate::memory::Region;
 use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
@@ -38,8 +38,10 @@ pub(crate) trait Folder: Send + Sync + fmt::Debug {
     ) -> BoxFuture<'a, Result<Prefetched>>;
     /// As [`tiered::Cache::recheck`].
     fn recheck(&self, block: BlockId) -> BoxFuture<'_, Result<bool>>;
-    /// As [`tiered::Cache::advise`].
-    fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice);
+    /// As [`tiered::Cache::advise_for`].
+    fn advise(&self, by: Advisor, object: &ObjectId, range: ByteRange, advice: Advice);
+    /// As [`tiered::Cache::withdraw`].
+    fn withdraw(&self, by: Advisor);
     /// As [`tiered::Cache::release_evictions`].
     fn release_evictions(&self);
     /// As [`tiered::Cache::aux_get`].
@@ -92,8 +94,12 @@ impl Folder for tiered::Cache {
         Box::pin(self.recheck(block))
     }
 
-    fn advise(&self, object: &ObjectId, range: ByteRange, advice: Advice) {
-        self.advise(object, range, advice);
+    fn advise(&self, by: Advisor, object: &ObjectId, range: ByteRange, advice: Advice) {
+        self.advise_for(by, object, range, advice);
+    }
+
+    fn withdraw(&self, by: Advisor) {
+        self.withdraw(by);
     }
 
     fn release_evictions(&self) {

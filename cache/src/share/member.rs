@@ -15,6 +15,7 @@ use super::lock::{self, ClientLock, LockFile, Taken};
 use super::owner::Owner;
 use super::socket::Listener;
 use super::takeover::{Action, Event, State};
+use super::wishes::Wishes;
 use crate::disk::FolderLock;
 use crate::error::{Error, Result};
 use crate::io::Held;
@@ -45,6 +46,7 @@ pub(crate) struct Member {
     pub(crate) lock: LockFile,
     pub(crate) client_lock: ClientLock,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) wishes: Arc<Wishes>,
     pub(crate) open: Open,
     /// The kernel's hold of both locks. Released before them, when nothing is in flight any more.
     pub(crate) holds: Vec<Held>,
@@ -128,8 +130,10 @@ impl Actor {
     }
 
     async fn ask(&mut self) -> Event {
-        let Member { dir, sharing, client_lock, leases, .. } = &self.member;
-        match Client::enter(dir, client_lock.name(), leases.clone(), sharing.patience).await {
+        let Member { dir, sharing, client_lock, leases, wishes, .. } = &self.member;
+        let entered =
+            Client::enter(dir, client_lock.name(), leases.clone(), wishes.clone(), sharing.patience).await;
+        match entered {
             Ok(client) => {
                 self.settle(Role::Client(client.clone()));
                 self.present = Some(Present::Client(client));
@@ -169,6 +173,7 @@ impl Actor {
                 return Err(error);
             }
         };
+        self.member.wishes.tell_here(&folder);
         let owner = Owner::new(folder.clone(), dir.clone(), *sharing, gate);
         self.present = Some(Present::Owner { owner, listener: Some(listener) });
         self.settle(Role::Owner(folder));
@@ -230,6 +235,7 @@ impl Actor {
     /// Lets go of everything, the locks last: what is still in flight lands under them.
     async fn leave_folder(self) {
         self.roles.send_replace(Role::Left);
+        self.member.wishes.tell_nobody();
         match self.present {
             // The listener and its sessions ended with the future that served them.
             Some(Present::Owner { owner, .. }) => {

@@ -1,7 +1,7 @@
 //! What clients ask of the owner of a cache folder, and what they are told.
 //!
 //! Expected flow: `Hello` names the client's lock and is answered with `Welcome`; after a take-over the client sends `Keep` for every lease
-//! that it holds; `Settled` ends the registration. Then requests in any order. A `Lease` is answered with `File` or `Memory`, which stay valid until
+//! that it holds; `Advise` tells what its plan wants; `Settled` ends the registration. Then requests in any order. A `Lease` is answered with `File` or `Memory`, which stay valid until
 //! `Release`, or until the client's lock can be taken.
 
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ pub(crate) enum Request {
         /// Which bytes.
         range: ByteRange,
     },
-    /// What the plan wants with blocks. Not answered.
+    /// What the client's plan wants with blocks; holds until the client ends. Not answered.
     Advise {
         /// Which object.
         object: ObjectId,

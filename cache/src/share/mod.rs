@@ -30,6 +30,7 @@ mod session;
 mod socket;
 mod takeover;
 mod wire_error;
+mod wishes;
 
 mod cache;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::message::{FolderFacts, MAX_LEASE_BYTES};
 use super::session;
 use super::socket::{Connection, Listener};
 use super::takeover::Gate;
-use crate::disk::Grant;
+use crate::disk::{Advisor, Grant, ITSELF};
 use crate::error::Result;
 use crate::memory::{Arena, Lease, Region};
 use crate::object::GRANULE_BYTES;
@@ -43,6 +43,7 @@ pub(crate) struct Owner {
     /// By the name of its lock: the client's present session.
     clients: Mutex<HashMap<Arc<str>, Arc<Lent>>>,
     memory: Mutex<Option<Arc<SharedMemory>>>,
+    advisors: AtomicU64,
 }
 
 /// Memory that clients can read.
@@ -57,6 +58,8 @@ pub(crate) struct SharedMemory {
 /// What one client was lent in one session.
 #[derive(Debug)]
 pub(crate) struct Lent {
+    /// As whom it advises.
+    pub(crate) advisor: Advisor,
     leases: Mutex<HashMap<u64, Loan>>,
     next: AtomicU64,
     /// Room for further leases.
@@ -83,8 +86,9 @@ pub(crate) enum Pinned {
 }
 
 impl Lent {
-    fn new(limit: u32) -> Self {
+    fn new(advisor: Advisor, limit: u32) -> Self {
         Self {
+            advisor,
             leases: Mutex::default(),
             next: AtomicU64::new(1),
             room: Arc::new(Semaphore::new(limit as usize)),
@@ -139,6 +143,7 @@ impl Owner {
             gate: Mutex::new(gate),
             clients: Mutex::default(),
             memory: Mutex::default(),
+            advisors: AtomicU64::new(ITSELF + 1),
         })
     }
 
@@ -209,7 +214,8 @@ impl Owner {
 
     /// Begins a session: what is lent in it.
     pub(crate) fn begin(&self) -> Arc<Lent> {
-        Arc::new(Lent::new(self.sharing.leases_per_client.clamp(1, 512)))
+        let advisor = self.advisors.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Lent::new(advisor, self.sharing.leases_per_client.clamp(1, 512)))
     }
 
     /// A client has registered all that it holds: what an earlier session of it held ends.
@@ -222,22 +228,16 @@ impl Owner {
         self.account(client);
     }
 
-    /// Keeps what was lent until the client's lock says that nothing it started is still under way, or until it has come back.
-    pub(crate) async fn outlive(&self, client: &Arc<str>, mut watch: ClientWatch, lent: Arc<Lent>) {
-        loop {
-            match watch.is_gone() {
-                Ok(true) => break,
-                Ok(false) if lent.superseded.load(Ordering::Acquire) => return,
-                Ok(false) => tokio::time::sleep(WATCH).await,
-                Err(error) => {
-                    tracing::error!(%error, "a client's lock can't be examined: its leases stay");
-                    tokio::time::sleep(WATCH * 20).await;
-                }
-            }
+    /// Keeps what was lent, and what the client advised, until its lock says that nothing it started is still under way, or until it has
+    /// come back.
+    pub(crate) async fn outlive(&self, client: &Arc<str>, watch: ClientWatch, lent: Arc<Lent>) {
+        let gone = gone_for_good(watch, &lent).await;
+        self.folder.withdraw(lent.advisor);
+        if gone {
+            tracing::debug!(%client, leases = lent.count(), "a client of the cache folder is gone");
+            self.clients.lock().retain(|_, other| !Arc::ptr_eq(other, &lent));
+            self.account(client);
         }
-        tracing::debug!(%client, leases = lent.count(), "a client of the cache folder is gone");
-        self.clients.lock().retain(|_, other| !Arc::ptr_eq(other, &lent));
-        self.account(client);
     }
 
     fn account(&self, client: &str) {
@@ -275,6 +275,21 @@ impl Owner {
                 tracing::warn!(%dir, ?missing, "clients of the former owner live but don't register: nothing is evicted until they do");
             }
             tokio::time::sleep(WATCH).await;
+        }
+    }
+}
+
+/// Waits until a client is gone; false where it has come back instead.
+async fn gone_for_good(mut watch: ClientWatch, lent: &Lent) -> bool {
+    loop {
+        match watch.is_gone() {
+            Ok(true) => return true,
+            Ok(false) if lent.superseded.load(Ordering::Acquire) => return false,
+            Ok(false) => tokio::time::sleep(WATCH).await,
+            Err(error) => {
+                tracing::error!(%error, "a client's lock can't be examined: its leases stay");
+                tokio::time::sleep(WATCH * 20).await;
+            }
         }
     }
 }

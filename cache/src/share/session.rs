@@ -129,7 +129,9 @@ impl Session {
             }
             match packet.message {
                 Request::Release { leases } => self.lent.end(&leases),
-                Request::Advise { object, range, advice } => self.owner.folder.advise(&object, range, advice),
+                Request::Advise { object, range, advice } => {
+                    self.owner.folder.advise(self.lent.advisor, &object, range, advice);
+                }
                 Request::Settled => self.owner.settled(client, &self.lent),
                 Request::Stop { request } => {
                     if let Some(verify) = verifies.remove(&request) {

@@ -121,7 +121,7 @@ async fn every_call_means_the_same_to_a_client() {
     }
     assert_eq!(checked, [1, 2, 3]);
     client.advise(&id, ByteRange::new(1, 2), crate::disk::Advice::WillNeed);
-    until(|| *fake.advice.lock() == [ByteRange::new(1, 2)]).await;
+    until(|| fake.advice() == [crate::disk::Advice::WillNeed]).await;
 }
 
 #[tokio::test]
@@ -315,4 +315,29 @@ async fn an_owner_that_stops_answering_ends_the_wait_of_its_clients_with_its_nam
     let _open = stopped.await.unwrap();
     let error = client.read(&fake.object, ByteRange::new(0, 1), &region()).await.unwrap_err().to_string();
     assert!(error.contains("process 4242"), "{error}");
+}
+
+#[tokio::test]
+async fn a_new_owner_learns_what_every_plan_needs_and_forgets_it_with_the_client() {
+    use crate::disk::Advice::{Done, None as Nothing, WillNeed};
+    let dir = tempfile::tempdir().unwrap();
+    let fakes = [(); 3].map(|()| Fake::new(dir.path()));
+    let owner = open(dir.path(), &fakes[0], Sharing::default()).unwrap();
+    let clients = [1, 2].map(|at| open(dir.path(), &fakes[at], Sharing::default()).unwrap());
+    let block = |index: u64| ByteRange::new(index * BLOCK_BYTES, index * BLOCK_BYTES + 1);
+    let id = fakes[0].object.id;
+    owner.advise(&id, block(2), WillNeed);
+    for (at, client) in clients.iter().enumerate() {
+        client.advise(&id, block(at as u64), WillNeed);
+        client.advise(&id, block(2), Done);
+    }
+    until(|| fakes[0].advice() == [WillNeed; 3]).await;
+    owner.close().await.unwrap();
+    until(|| clients.iter().any(|client| client.stats().role == "owner")).await;
+    let new = usize::from(clients[1].stats().role == "owner");
+    until(|| fakes[new + 1].advice() == [WillNeed, WillNeed, Done]).await;
+    clients[1 - new].close().await.unwrap();
+    let mut left = [Nothing, Nothing, Done];
+    left[new] = WillNeed;
+    until(|| fakes[new + 1].advice() == left).await;
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use forebay_cache::disk::Evict;
+use forebay_cache::disk::{Advice, Evict};
 use forebay_cache::memory::{Arena, Region, Unpinned};
 use forebay_cache::share::Cache;
 use forebay_cache::{ByteRange, CacheOptions};
@@ -72,6 +72,19 @@ impl User {
                 self.runtime.block_on(self.cache.evict(Evict::All))?;
                 let status = self.runtime.block_on(self.cache.status())?;
                 say(&format!("objects {}", status.objects.len()));
+            }
+            ("need", index) => {
+                let (id, whole) = (object(index.parse().unwrap_or(0)).id, ByteRange::new(0, OBJECT_BYTES));
+                self.cache.advise(&id, whole, Advice::WillNeed);
+                say("needed");
+            }
+            ("shrink", _) => {
+                self.runtime.block_on(self.cache.evict(Evict::DownTo { bytes: 0 }))?;
+                let status = self.runtime.block_on(self.cache.status())?;
+                let mut left: Vec<_> = status.objects.iter().filter(|left| left.cached_blocks > 0).collect();
+                left.sort_by_key(|left| left.location.clone());
+                let names: Vec<_> = left.iter().filter_map(|left| left.location.rsplit('/').next()).collect();
+                say(&format!("left {}", names.join(" ")));
             }
             ("verify", _) => {
                 let mut progress = self.cache.verify()?;

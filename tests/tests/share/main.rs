@@ -251,3 +251,26 @@ fn an_owner_that_closes_leaves_the_folder_to_a_client() {
     assert_eq!(server.bytes(), asked, "everything was written and entered before it left");
     const { assert!(OBJECTS > 1) };
 }
+
+#[test]
+fn what_a_plan_needs_is_kept_by_every_owner_and_until_its_process_dies() {
+    let (home, server) = (tempfile::tempdir().unwrap(), Server::start());
+    let dir = folder(&home);
+    let mut processes = start(3, &dir, TOTAL_BYTES * 2, &server);
+    processes[0].ask("epoch 1", "done");
+    for (index, process) in processes.iter_mut().enumerate() {
+        process.ask(&format!("need {index}"), "needed");
+    }
+    // The clients' advice travels by itself.
+    while processes[0].ask("shrink", "left ") != "0 1 2" {
+        processes[0].ask("epoch 2", "done");
+    }
+    let mut others = processes.split_off(1);
+    processes.remove(0).kill();
+    others[0].ask("epoch 3", "done");
+    assert_eq!(others[1].ask("shrink", "left "), "1 2", "the dead owner's plan needs nothing");
+    let owner = usize::from(others[1].ask("role", "role ") == "owner");
+    others.remove(1 - owner).kill();
+    let left = (owner + 1).to_string();
+    while others[0].ask("shrink", "left ") != left {}
+}
