@@ -173,6 +173,8 @@ impl Reader {
                 }
             }
         };
+        // A file that the owner removes takes its space until it is closed here.
+        drop(source.file);
         drop(source.lease);
         Ok((slab, checked))
     }

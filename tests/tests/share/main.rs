@@ -4,6 +4,7 @@
 
 mod child;
 mod origin;
+mod quota;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
