@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use forebay_cache::disk::Evict;
 use forebay_cache::stats::DiskState;
 use forebay_cache::testing::{Effect, Failure, Fault, IoFault, Kind, Op, Rule};
 use forebay_cache::tiered::Cache;
@@ -129,8 +130,31 @@ async fn a_disk_that_fails_reads_is_counted_and_no_read_fails() {
 }
 
 #[tokio::test]
+async fn a_disk_that_refuses_writes_is_still_read_and_comes_back() {
+    for errno in [libc::EIO, libc::EROFS, libc::EDQUOT] {
+        let world = World::new(64 * MIB);
+        let (old, old_bytes) = world.put("old", 8 * MIB, 1);
+        filled(&world, &old).await;
+        let (new, new_bytes) = world.put("new", 8 * MIB, 2);
+        world.io.inject(IoFault::new(Kind::Write, Effect::Errno(errno)));
+        let cache = world.open();
+        assert_eq!(cache.prefetch(&new, whole(&new)).await.unwrap().stored, 0, "{errno}");
+        expect(&cache, &world, &new, whole(&new), &new_bytes).await;
+        assert_eq!(expect(&cache, &world, &old, whole(&old), &old_bytes).await.tiers.disk, old.size_bytes);
+        assert_eq!(cache.stats().disk_state, DiskState::Degraded);
+        assert_eq!(cache.stats().quarantined_blocks, 0, "no block was ever there");
+        world.io.heal();
+        // Room that is made is reason enough to try again, also on a disk that was full.
+        cache.evict(Evict::Object(old.id)).await.unwrap();
+        while cache.prefetch(&new, whole(&new)).await.unwrap().declined > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_everything_goes_down_and_no_read_fails() {
-    let world = World::new(64 * MIB);
+    let world = World::new(200 * MIB);
     let (object, all) = world.put("a", 40 * MIB, 1);
     world.io.inject(IoFault::new(Kind::Any, Effect::Errno(libc::EIO)));
     let cache = world.open();

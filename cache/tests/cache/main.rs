@@ -8,4 +8,5 @@ mod faults;
 mod model;
 mod quota;
 mod removal;
+mod sick;
 mod world;
