@@ -27,7 +27,7 @@ TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-d
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python lint bench docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python lint bench instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -57,6 +57,13 @@ bench: extension-release $(BENCH_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fio
 	$(CARGO) build --locked --release -p forebay-bench -p forebay-loader --bins
 	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release --page BENCHMARKS.md $(BENCH)
+
+# What must not get slower, counted: the same on a busy machine.
+instructions: $(TEST_ENV)/ready
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh valgrind
+	$(CARGO) build --locked --release -p forebay-bench --bin hot
+	PYTHONPATH=demo:benches $(TEST_ENV)/bin/python -m harness.instructions --bin $(CARGO_TARGET_DIR)/release --work $(CACHE)/bench \
+		$(if $(UPDATE),--update)
 
 docs: tools
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --exclude forebay-python --no-deps

@@ -4,6 +4,8 @@
 //! `benches/harness` runs them in turn with their peers, and draws up the account.
 
 pub mod fio;
+pub mod hot;
+pub mod photos;
 pub mod process;
 
 /// Of these numbers; the mean of the middle two where their count is even, NaN where there are none.

@@ -3,15 +3,14 @@
 //!
 //! `crops --threads 2 --batch 256 SHARD...` prints one JSON object.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
+use forebay_bench::photos;
 use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
-use forebay_loader::dataset::tar::Event;
-use forebay_loader::dataset::{Grouper, Malformed, MemberEntry, SampleEntry, TarScanner};
 use forebay_loader::decode::{Decoder, ImageOut, Limits};
 use forebay_loader::field::{DecodeMode, Interpolation, Transform};
 use forebay_loader::plan::EpochRng;
@@ -49,9 +48,8 @@ fn main() -> Result<()> {
     );
     let mut images = Vec::new();
     for shard in &args.shards {
-        images.extend(jpegs(shard).with_context(|| shard.display().to_string())?);
+        images.extend(photos::jpegs(shard)?);
     }
-    ensure!(!images.is_empty(), "the shards hold no .jpg");
     let (mut cpu, mut seconds) = (0.0, 0.0);
     for epoch in 0..args.epochs {
         let (before, start) = (cpu_seconds()?, Instant::now());
@@ -113,32 +111,4 @@ fn pass(args: &Args, images: &[Vec<u8>], draws: EpochRng) -> Result<()> {
             threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
         ended.collect::<Result<Vec<()>>>().map(drop)
     })
-}
-
-/// The .jpg members of a shard, in storage order.
-fn jpegs(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let bytes = std::fs::read(path)?;
-    let (mut scanner, mut grouper) = (TarScanner::new(Some(bytes.len() as u64)), Grouper::new());
-    let wrong = |error: Malformed| anyhow!("byte {}: {}", error.offset, error.what);
-    let mut images = Vec::new();
-    let mut keep = |sample: Option<SampleEntry>| -> Result<()> {
-        let Some(range) = sample.as_ref().and_then(|sample| sample.member(&["jpg"])).map(MemberEntry::range)
-        else {
-            return Ok(());
-        };
-        let data = bytes.get(range.start as usize..range.end as usize).context("the shard is cut")?;
-        images.push(data.to_vec());
-        Ok(())
-    };
-    let mut input = &bytes[..];
-    while let Some(event) = scanner.scan(&mut input).map_err(wrong)? {
-        if let Event::Member(member) = event {
-            keep(grouper.push(&member).map_err(wrong)?)?;
-        }
-    }
-    if let Some(Event::Member(member)) = scanner.finish().map_err(wrong)? {
-        keep(grouper.push(&member).map_err(wrong)?)?;
-    }
-    keep(grouper.finish())?;
-    Ok(images)
 }

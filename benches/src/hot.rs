@@ -1,0 +1,147 @@
+//! The functions that everything waits for, each as a case that can be run any number of times: for timing (`cargo bench`) and for
+//! counting instructions (`make instructions`). One run of a case does the work named beside it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use forebay_cache::{ObjectId, granule};
+use forebay_loader::dataset::TarScanner;
+use forebay_loader::dataset::index::ShardIndexBuilder;
+use forebay_loader::decode::{Decoder, ImageOut, Limits};
+use forebay_loader::field::{DecodeMode, Interpolation, Transform};
+use forebay_loader::plan::{Cursor, EpochRng, Order, OrderMode, OrderSpec};
+
+use crate::{mixed, photos};
+
+/// Cases, and what one run of each does.
+pub const CASES: [(&str, &str); 8] = [
+    ("crop_224", "decodes a random crop of a photograph and resizes it to 224 × 224"),
+    ("crop_nearest", "the same with the nearest pixel: the decoding alone"),
+    ("whole", "decodes a whole photograph"),
+    ("checksum", "verifies 1 MiB in granules of 4 KiB"),
+    ("tar_scan", "finds the members of a shard that lies in memory"),
+    ("index_window", "reads the entries of 64 samples from a shard's index"),
+    ("order_seek", "finds the sample at a random position of 10⁹"),
+    ("order_walk", "walks 1,000 positions of 10⁹"),
+];
+
+/// A case, ready to run.
+///
+/// # Errors
+/// An unknown name; a `shard` of photographs that can't be read.
+pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    Ok(match name {
+        "crop_224" => crop(shard, Some(Interpolation::Bilinear))?,
+        "crop_nearest" => crop(shard, Some(Interpolation::Nearest))?,
+        "whole" => crop(shard, None)?,
+        "checksum" => checksum(),
+        "tar_scan" => tar_scan(shard)?,
+        "index_window" => index_window(shard)?,
+        "order_seek" => order_seek()?,
+        "order_walk" => order_walk()?,
+        _ => bail!("no case is called {name}: {}", CASES.map(|(name, _)| name).join(", ")),
+    })
+}
+
+const SIDE: u32 = 224;
+
+fn crop(shard: &Path, interpolation: Option<Interpolation>) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let images = photos::jpegs(shard)?;
+    let transforms: Vec<Transform> = interpolation.map_or_else(Vec::new, |interpolation| {
+        vec![
+            Transform::RandomResizedCrop {
+                size: (SIDE, SIDE),
+                scale: (0.08, 1.0),
+                ratio: (3.0 / 4.0, 4.0 / 3.0),
+                interpolation,
+                antialias: true,
+            },
+            Transform::RandomHorizontalFlip { p: 0.5 },
+        ]
+    });
+    let mut decoder = Decoder::new(Limits::default());
+    let mut slot = vec![0; (SIDE * SIDE * 3) as usize];
+    let draws = EpochRng::new(0, 0);
+    let mut turn = 0;
+    Ok(Box::new(move || {
+        let number = turn % images.len();
+        turn += 1;
+        let draw = |operation: u32, draw: u32| {
+            let mut random = draws.sample(number as u64, operation);
+            (0..draw).fold(random.unit(), |_, _| random.unit())
+        };
+        let out = if transforms.is_empty() { ImageOut::New } else { ImageOut::Slot(&mut slot) };
+        let decoded = decoder.image(&images[number], &transforms, DecodeMode::Exact, &draw, out);
+        decoded.map(drop).with_context(|| format!("image {number}"))
+    }))
+}
+
+fn checksum() -> Box<dyn FnMut() -> Result<()>> {
+    let bytes: Vec<u8> = (0..1 << 17).flat_map(|turn| mixed(turn).to_le_bytes()).collect();
+    let crcs = granule::granule_crcs(&bytes);
+    Box::new(move || Ok(granule::verify(std::hint::black_box(&bytes), &crcs)?))
+}
+
+fn tar_scan(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let shard = std::fs::read(shard)?;
+    Ok(Box::new(move || {
+        let mut scanner = TarScanner::new(Some(shard.len() as u64));
+        let mut input = &shard[..];
+        let mut events = 0;
+        while scanner.scan(&mut input).map_err(|error| anyhow::anyhow!(error.what))?.is_some() {
+            events += 1;
+        }
+        std::hint::black_box(events);
+        Ok(())
+    }))
+}
+
+fn index_window(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let shard = std::fs::read(shard)?;
+    let samples = photos::samples(&shard)?;
+    let wrong = |error: forebay_loader::dataset::Malformed| anyhow::anyhow!(error.what);
+    let mut builder = ShardIndexBuilder::new();
+    for sample in &samples {
+        builder.push(sample).map_err(wrong)?;
+    }
+    let index = builder.finish(ObjectId::from_bytes([1; 16]), shard.len() as u64).map_err(wrong)?;
+    let end = index.len().min(64);
+    Ok(Box::new(move || {
+        std::hint::black_box(index.samples(0..end).map_err(wrong)?);
+        Ok(())
+    }))
+}
+
+/// 10⁹ samples in 10⁵ shards.
+fn large_order() -> Result<Order> {
+    Ok(Order::new(&OrderSpec {
+        counts: Arc::from(vec![10_000; 100_000]),
+        seed: 1,
+        epoch: 2,
+        canonical_ranks: 8,
+        shuffle_window: 131_072,
+        mode: OrderMode::Shuffle,
+    })?)
+}
+
+fn order_seek() -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let order = large_order()?;
+    let mut turn = 0;
+    Ok(Box::new(move || {
+        turn += 1;
+        std::hint::black_box(order.sample(mixed(turn) % order.total()));
+        Ok(())
+    }))
+}
+
+fn order_walk() -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let order = Arc::new(large_order()?);
+    Ok(Box::new(move || {
+        let mut cursor = Cursor::new(order.clone());
+        for position in 500_000_000..500_001_000 {
+            std::hint::black_box(cursor.at(position));
+        }
+        Ok(())
+    }))
+}
