@@ -55,8 +55,7 @@ def count(program: Path, shard: Path, name: str, times: int, work: Path) -> int:
     subprocess.run(
         [*command, program, "--shard", shard, name, str(times)],
         check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
     )
     [summary] = [line for line in out.read_text().splitlines() if line.startswith("summary:")]
     return int(summary.split()[1])
