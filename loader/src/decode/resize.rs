@@ -90,14 +90,11 @@ pub(super) struct Mirrored {
 pub(super) struct Resampler {
     pixels: Pixels,
     rows: Rows,
-    /// A row, and the slack that the kernels may read behind it.
+    /// A row, and what the kernels may read behind it.
     row: Vec<u8>,
     /// What the first of two passes gives, where it runs over all rows first.
     between: Vec<u8>,
 }
-
-/// Bytes that the kernels read behind a row.
-const SLACK: usize = 32;
 
 impl Resampler {
     /// Bytes kept between images.
@@ -152,7 +149,7 @@ impl Resampler {
     /// Row by row of the output, so that what is between the passes stays in the fastest cache.
     fn rows_first(&mut self, level: Level, source: Source<'_>, length: usize, out: &mut [u8]) {
         let Self { pixels, rows, row, .. } = self;
-        scratch::grow(row, source.length + SLACK);
+        scratch::grow(row, source.length.max(pixels.reach));
         for (number, line) in out.chunks_exact_mut(length).enumerate() {
             level.blend(source, rows.of(number), &mut row[..source.length]);
             level.convolve(row, pixels, line);
@@ -168,7 +165,7 @@ impl Resampler {
         out: &mut [u8],
     ) {
         let Self { pixels, rows, row, between } = self;
-        scratch::grow(row, source.length + SLACK);
+        scratch::grow(row, source.length.max(pixels.reach));
         scratch::grow(between, height * length);
         for (number, line) in between.chunks_exact_mut(length).take(height).enumerate() {
             row[..source.length].copy_from_slice(source.row(number));
@@ -224,7 +221,7 @@ impl Level {
         }
     }
 
-    /// Each pixel as the weighted sum of pixels of `row`, behind which [`SLACK`] bytes can be read.
+    /// Each pixel as the weighted sum of pixels of `row`, which is as long as `pixels` reach.
     fn convolve(self, row: &[u8], pixels: &Pixels, out: &mut [u8]) {
         match self {
             Self::Portable => portable::convolve(row, pixels, out),

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::weights::{ABREAST, BITS, GROUP, HALF, Mix, Pixels, pair};
-use super::{SLACK, Source, portable};
+use super::{Source, portable};
 
 /// Bytes of a vector.
 const WIDTH: usize = 32;
@@ -13,6 +13,9 @@ const WIDTH: usize = 32;
 const BLOCK: usize = ABREAST * 3;
 /// Bytes of four of them, one half of a vector's results.
 const HALF_BLOCK: usize = BLOCK / 2;
+
+/// Pairs of rows that are mixed here; a picture that shrinks by more than 30 takes more.
+const MOST_PAIRS: usize = 32;
 
 /// Says that the processor has AVX2.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +27,7 @@ impl Token {
     }
 
     pub(super) fn blend(self, source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
-        if out.len() < WIDTH {
+        if out.len() < WIDTH || mix.weights.len() > 2 * MOST_PAIRS {
             return portable::blend(source, mix, out);
         }
         // SAFETY: a token exists where the processor has AVX2.
@@ -51,19 +54,24 @@ fn blend(source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
     let length = out.len();
     // The last row that is read, and with it every other one: slicing panics where it isn't there whole.
     assert!(source.row(mix.last).len() == length && length >= WIDTH);
+    let mut pairs = [(0, 0, 0); MOST_PAIRS];
+    let count = mix.weights.len() / 2;
+    for (number, weights) in mix.weights.as_chunks::<2>().0.iter().enumerate() {
+        let row = mix.first + 2 * number;
+        let start = |row: usize| row.min(mix.last) * source.stride;
+        pairs[number] = (start(row), start(row + 1), pair(weights));
+    }
     let zero = _mm256_setzero_si256();
     let mut at = 0;
     loop {
         let mut sums = [_mm256_set1_epi32(HALF); 4];
-        let mut row = mix.first;
-        for weights in mix.weights.as_chunks::<2>().0 {
-            let (upper, lower) = (row.min(mix.last) * source.stride, (row + 1).min(mix.last) * source.stride);
+        for &(upper, lower, weights) in &pairs[..count] {
             // SAFETY: at + WIDTH is at most the row's length, and rows up to mix.last were found above.
             let (upper, lower) = unsafe {
                 let from = source.bytes.as_ptr().add(at);
                 (_mm256_loadu_si256(from.add(upper).cast()), _mm256_loadu_si256(from.add(lower).cast()))
             };
-            let weights = _mm256_set1_epi32(pair(weights));
+            let weights = _mm256_set1_epi32(weights);
             let (low, high) = (_mm256_unpacklo_epi8(upper, lower), _mm256_unpackhi_epi8(upper, lower));
             let products = [
                 _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), weights),
@@ -74,7 +82,6 @@ fn blend(source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
             for (sum, product) in sums.iter_mut().zip(products) {
                 *sum = _mm256_add_epi32(*sum, product);
             }
-            row += 2;
         }
         // Packing takes the halves of the vectors apart as unpacking did.
         let packed = pack(sums);
@@ -92,8 +99,8 @@ fn blend(source: Source<'_>, mix: Mix<'_>, out: &mut [u8]) {
 #[target_feature(enable = "avx2")]
 fn convolve<const GROUPS: usize>(row: &[u8], pixels: &Pixels, out: &mut [u8]) {
     let groups = if GROUPS == 0 { pixels.groups() } else { GROUPS };
-    // Groups behind the row's end have weights of zero: what they read there doesn't matter.
-    let end = row.len() - SLACK;
+    // What is read behind the row's end has weights of zero.
+    assert!(pixels.reach <= row.len());
     let (upper, lower, compact) = (channels::<0>(), channels::<6>(), without_fourth());
     let blocks = out.len().div_ceil(BLOCK);
     let mut pairs = pixels.pairs.as_slice();
@@ -104,11 +111,11 @@ fn convolve<const GROUPS: usize>(row: &[u8], pixels: &Pixels, out: &mut [u8]) {
             let (these, rest) = pairs.split_at(groups);
             pairs = rest;
             for [first, second] in these {
-                // SAFETY: end + SLACK bytes are there, and a load is 16; the weights are arrays of 32 bytes.
+                // SAFETY: all loads of 16 bytes end at most at pixels.reach; the weights are arrays of 32 bytes.
                 let (both, first, second) = unsafe {
                     let from = row.as_ptr();
-                    let left = _mm_loadu_si128(from.add(left.min(end)).cast());
-                    let right = _mm_loadu_si128(from.add(right.min(end)).cast());
+                    let left = _mm_loadu_si128(from.add(left).cast());
+                    let right = _mm_loadu_si128(from.add(right).cast());
                     let both = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(left), right);
                     let weights = |pair: &[i32; 8]| _mm256_loadu_si256(pair.as_ptr().cast());
                     (both, weights(first), weights(second))

@@ -118,6 +118,8 @@ impl Rows {
 pub(super) const ABREAST: usize = 8;
 /// Source pixels that a kernel takes at once.
 pub(super) const GROUP: usize = 4;
+/// Bytes that it loads for them.
+const LOAD: usize = 16;
 
 /// Weights of pixels in a row.
 #[derive(Debug, Default)]
@@ -128,15 +130,20 @@ pub(super) struct Pixels {
     /// Per [`ABREAST`] pixels, for pixels i and i + 4 together, per group of taps: its first and second pair of weights, once
     /// per channel and once for nothing. As the vector kernel multiplies them.
     pub(super) pairs: Vec<[[i32; 8]; 2]>,
+    /// Bytes of a row that the vector kernel may read, from the first one on: all groups of the last pixel, and the rest of the
+    /// last load.
+    pub(super) reach: usize,
 }
 
 impl Pixels {
     pub(super) fn set(&mut self, span: Span, from: u32, to: u32, filter: Filter, mirrored: bool) {
         self.weights.set(span, from, to, filter, mirrored, GROUP);
-        let Self { weights: Weights { taps, firsts, values }, starts, pairs } = self;
+        let Self { weights: Weights { taps, firsts, values }, starts, pairs, reach } = self;
         starts.clear();
         pairs.clear();
         let last = firsts.len() - 1;
+        let furthest = firsts.iter().max().map_or(0, |first| *first as usize);
+        *reach = (furthest + *taps - GROUP) * 3 + LOAD;
         for block in (0..firsts.len()).step_by(ABREAST) {
             let pixel = |number: usize| (block + number).min(last);
             starts.push(std::array::from_fn(|number| firsts[pixel(number)] * 3));
