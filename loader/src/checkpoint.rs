@@ -226,23 +226,6 @@ impl State {
     }
 }
 
-/// Checks that ranks agree before the first batch; `hashes` holds every rank's [`Order::hash`], by rank.
-///
-/// # Errors
-/// [`Error::State`] that names the first rank which differs from rank 0.
-pub fn check_ranks_agree(hashes: &[impl AsRef<str>]) -> Result<()> {
-    let Some((first, others)) = hashes.split_first() else { return Ok(()) };
-    match others.iter().position(|hash| hash.as_ref() != first.as_ref()) {
-        None => Ok(()),
-        Some(at) => Err(wrong(format!(
-            "rank {} has another order than rank 0 (hash {} against {}): give every rank the same shards, seed, shuffle, canonical_ranks and shuffle_window",
-            at + 1,
-            others[at].as_ref(),
-            first.as_ref()
-        ))),
-    }
-}
-
 impl Order {
     /// [`State::new`] of this order.
     pub fn state(&self, dataset: Fingerprint) -> State {

@@ -3,6 +3,7 @@
 //! shards → samples ([`dataset`], [`catalog`]) → positions ([`plan`]) → decoded pixels ([`decode`]) → batches ([`batch`]), walked ahead of
 //! the consumer by a [`loader`].
 
+pub mod agree;
 pub mod batch;
 pub mod catalog;
 pub mod checkpoint;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use forebay_cache::memory::Region;
 use parking_lot::Mutex;
 
+use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
 use crate::checkpoint::{Fingerprint, Given, State};
@@ -47,6 +48,8 @@ struct Position {
     /// The order's settings and the dataset's fingerprint, once counts are known.
     order: Option<(OrderSpec, Fingerprint)>,
     epoch: Option<Epoch>,
+    /// None with one rank, or where nothing tells which the others are.
+    agreement: Option<Agreement>,
     /// Stalls of epochs that are over, by stage.
     stalls: [Duration; 5],
     batches: u64,
@@ -116,6 +119,7 @@ impl Loader {
             pending: None,
             order: None,
             epoch: None,
+            agreement: Agreement::new(world, &place.reporter),
             stalls: Default::default(),
             batches: 0,
             samples: 0,
@@ -183,6 +187,10 @@ impl Loader {
                     self.options.world_size
                 ),
             });
+        }
+        let terms = self.terms_at(&position, spec.hash());
+        if let Some(agreement) = &mut position.agreement {
+            agreement.check(self.place.session.cache(), &self.place.reporter, terms)?;
         }
         position.epoch = Some(Epoch::ordered(&self.place, &self.options, self.world, order, cut)?);
         Ok(())
@@ -294,6 +302,9 @@ impl Loader {
         position.left = false;
         position.progress = state.progress();
         position.order = None;
+        if let Some(agreement) = &mut position.agreement {
+            agreement.renew();
+        }
         position.pending = Some(state);
         Ok(())
     }
@@ -303,6 +314,15 @@ impl Loader {
         self.count()?;
         let mut position = self.position.lock();
         Ok(self.order(&mut position)?.0.hash())
+    }
+
+    /// What the next start begins with, for ranks that compare it by means of their own ([`check_ranks_agree`](crate::agree::check_ranks_agree)).
+    /// Needs every shard's count.
+    pub fn terms(&self) -> Result<Terms> {
+        self.count()?;
+        let mut position = self.position.lock();
+        let order = self.order(&mut position)?.0.hash();
+        Ok(self.terms_at(&position, order))
     }
 
     /// What ran so far.
@@ -355,6 +375,12 @@ impl Loader {
 
     fn cut(&self, total: u64, start: Progress) -> Result<EpochCut> {
         EpochCut::new(total, start, self.options.batch_size as u64, self.world, self.options.drop_last)
+    }
+
+    fn terms_at(&self, position: &Position, order: String) -> Terms {
+        let Progress { epoch, consumed } = position.progress;
+        let LoaderOptions { batch_size, drop_last, .. } = &self.options;
+        Terms { order, epoch, consumed, batch_size: *batch_size as u64, drop_last: *drop_last }
     }
 
     fn fingerprint(&self, counts: &[u64]) -> Fingerprint {

@@ -5,7 +5,17 @@ from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["Array", "Loader", "_ArrayBase", "_Handle", "__version__", "available_threads", "main", "take_notices"]
+__all__ = [
+    "Array",
+    "Loader",
+    "_ArrayBase",
+    "_Handle",
+    "__version__",
+    "available_threads",
+    "check_ranks_agree",
+    "main",
+    "take_notices",
+]
 
 __version__: str
 
@@ -129,11 +139,17 @@ class Loader:
     def order_hash(self) -> str:
         """The order's hash, equal on ranks that agree."""
 
+    def terms(self) -> str:
+        """What every rank must start with, as JSON: see `check_ranks_agree`."""
+
     def stats(self) -> str:
         """What ran so far, as JSON."""
 
     def close(self) -> None:
         """Ends everything; batches that were handed out stay valid."""
+
+def check_ranks_agree(terms: list[str]) -> None:
+    """An error where the `terms` of all ranks, by rank, are not the same."""
 
 def available_threads() -> int:
     """Cores given to this process by cgroup and affinity, divided by LOCAL_WORLD_SIZE; at least 1."""

@@ -120,7 +120,11 @@ class DataLoader:
         _say_notices()
 
     def __iter__(self) -> Iterator[Any]:
-        """Starts the next epoch, or goes on where a state was loaded. Ends an epoch that still runs."""
+        """Starts the next epoch, or goes on where a state was loaded. Ends an epoch that still runs.
+
+        With several ranks, the first start, and the first after each loaded state, is compared with those of the ranks that use
+        the same cache_dir: a `StateError` where orders, positions or batch sizes differ.
+        """
         self._generation += 1
         try:
             self._core.start()
@@ -170,6 +174,17 @@ class DataLoader:
             raise StateError(f"the state is not what state_dict() made: {error}") from None
         self._generation += 1
         self._core.load_state(text)
+
+    def order_hash(self) -> str:
+        """A hash of the order of samples, as hex: of the shards' counts, shuffle, seed, shuffle_window and canonical_ranks.
+
+        Equal on ranks that agree, whatever their batch sizes and the epoch; for comparing it by collectives of your own. Counts
+        shards that nobody has counted yet.
+        """
+        try:
+            return self._core.order_hash()
+        finally:
+            _say_notices()
 
     def stats(self) -> Stats:
         """What ran so far: samples and bytes by tier, stalls, I/O engine, SIMD level, skipped samples."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from forebay._errors import StateError
+from forebay import _forebay
 from forebay._fields import Image
 from forebay._forebay import Array
 from forebay._loader import DataLoader as _DataLoader
@@ -21,9 +21,9 @@ class DataLoader(_DataLoader):
     """As `forebay.DataLoader`, with torch tensors.
 
     Where torch.distributed is initialised it also tells rank and world size, unless arguments or the environment do, and
-    the first `iter()` after the start or after a state was loaded compares the order among the ranks of `process_group`
-    (default: all): every rank of it must iterate. A difference, such as another seed or a missing shard, is a `StateError`
-    on every rank.
+    the first `iter()` after the start or after a state was loaded compares order, position and batch size among the ranks of
+    `process_group` (default: all), on all nodes: every rank of it must iterate. A difference, such as another seed or a
+    missing shard, is a `StateError` on every rank.
     """
 
     def __init__(self, urls: Any, *, process_group: Any = None, **arguments: Any) -> None:
@@ -43,15 +43,9 @@ class DataLoader(_DataLoader):
         self._compared = False
 
     def _compare_order(self) -> None:
-        mine = self._core.order_hash()
-        hashes: list[Any] = [None] * torch.distributed.get_world_size(self._group)
-        torch.distributed.all_gather_object(hashes, mine, group=self._group)
-        others = [rank for rank, each in enumerate(hashes) if each != hashes[0]]
-        if others:
-            raise StateError(
-                f"the ranks don't agree on the order of samples: ranks {others} differ from rank 0. Give all of them the same "
-                "urls, seed, shuffle, shuffle_window, canonical_ranks and state, and see that the shards have not changed"
-            )
+        terms: list[Any] = [None] * torch.distributed.get_world_size(self._group)
+        torch.distributed.all_gather_object(terms, self._core.terms(), group=self._group)
+        _forebay.check_ranks_agree(terms)
 
     def _default_place(self) -> tuple[int, int] | None:
         return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else None

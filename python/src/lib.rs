@@ -25,7 +25,7 @@ mod _forebay {
     #[pymodule_export]
     use super::array::{ArrayBase, Handle};
     #[pymodule_export]
-    use super::loader::{Loader, available_threads, take_notices};
+    use super::loader::{Loader, available_threads, check_ranks_agree, take_notices};
     #[pymodule_export]
     use super::program::main;
 

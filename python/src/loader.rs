@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_loader::Error;
+use forebay_loader::agree::Terms;
 use forebay_loader::loader::{Loader as Inner, Next};
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
@@ -192,6 +193,13 @@ impl Loader {
         self.call(py, Inner::order_hash)
     }
 
+    /// What every rank must start with, as JSON: see `check_ranks_agree`.
+    fn terms(&self, py: Python<'_>) -> PyResult<String> {
+        let terms = self.call(py, Inner::terms)?;
+        serde_json::to_string(&terms)
+            .map_err(|error| raise(py, &Error::Panic { message: format!("terms as JSON: {error}") }))
+    }
+
     /// What ran so far, as JSON; after `close`, what ran until then.
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         let state = check(py, self.state.get())?;
@@ -234,6 +242,18 @@ fn mode_named(name: &str) -> Option<OrderMode> {
         "global" => OrderMode::Global,
         _ => return None,
     })
+}
+
+/// An error where the `terms` of all ranks, by rank, are not the same.
+#[pyfunction]
+pub(crate) fn check_ranks_agree(py: Python<'_>, terms: Vec<String>) -> PyResult<()> {
+    let read = terms.iter().map(|text| serde_json::from_str::<Terms>(text)).collect::<Result<Vec<_>, _>>();
+    let unreadable = |error| Error::State {
+        message: format!(
+            "a rank's terms can't be read ({error}): run the same release of forebay on every rank"
+        ),
+    };
+    check(py, read.map_err(unreadable).and_then(|terms| forebay_loader::agree::check_ranks_agree(&terms)))
 }
 
 /// Cores given to this process by cgroup and affinity, divided by LOCAL_WORLD_SIZE: the default of num_threads.

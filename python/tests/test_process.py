@@ -11,37 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Child, run
 from conftest import Dataset
 from servers import RangeServer, etag_of
-
-OPEN = """
-import gc, os, sys, threading, time
-import forebay
-def open_loader(urls, cache, **more):
-    settings = dict(batch_size=8, fields={"label": forebay.Int("cls")}, cache_dir=cache, cache_limit="1GB",
-                    host_memory_limit="256MB", num_threads=2)
-    return forebay.DataLoader(urls, **{**settings, **more})
-cache, *urls = sys.argv[1:]
-"""
-
-
-def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", OPEN + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def run(code: str, *arguments: Any) -> str:
-    status, out, err = finish(start(code, *arguments))
-    assert status == 0, err
-    return out
 
 
 def test_import_brings_no_numpy_and_no_torch() -> None:
@@ -105,12 +77,11 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-    process = start(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths])
-    assert process.stdout
-    assert process.stdout.readline() == "waiting\n"
-    assert stall.begun.wait(60)
-    process.send_signal(signal.SIGINT)
-    status, out, err = finish(process, 60)
+    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+        assert child.hear() == "waiting"
+        assert stall.begun.wait(60)
+        child.process.send_signal(signal.SIGINT)
+        status, out, err = child.finish(60)
     assert (status, out) == (0, "interrupted\n"), err
 
 
@@ -131,20 +102,14 @@ try:
 except InterruptedError:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print("alarm", flush=True)
-sys.stdin.readline()
+wait()
 print(sum(batch.valid for batch in loader))
 """
-    command = [sys.executable, "-c", OPEN + code, str(tmp_path), *[f"{http.url}/{path.name}" for path in dataset.paths]]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout
-    assert process.stdin
-    said = process.stdout.readline()
-    assert said == "alarm\n", finish(process)
-    stall.release()
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    status, out, err = finish(process)
+    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+        assert child.hear() == "alarm"
+        stall.release()
+        child.tell("go")
+        status, out, err = child.finish()
     assert (status, out) == (0, "60\n"), err
 
 
@@ -233,22 +198,12 @@ def test_two_processes_share_a_cache_folder(http: RangeServer, dataset: Dataset,
     """Each reads every sample; the origin is asked for each byte once."""
     code = """
 loader = open_loader(urls, cache)
-print(sum(batch.valid for batch in loader), loader.stats().role)
-sys.stdout.flush()
-sys.stdin.readline()
+say(sum(batch.valid for batch in loader), loader.stats().role)
+wait()
 """
     urls = [f"{http.url}/{path.name}" for path in dataset.paths]
-    command = [sys.executable, "-c", OPEN + code, str(tmp_path), *urls]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        lines = [process.stdout.readline().split() for process in both if process.stdout]
-        assert [line[0] for line in lines] == ["60", "60"]
-        assert sorted(line[1] for line in lines) == ["client", "owner"]
-        for process in both:
-            process.communicate("bye\n", timeout=60)
-    finally:
-        for process in both:
-            process.kill()
+    with Child(code, tmp_path, *urls) as one, Child(code, tmp_path, *urls) as two:
+        assert sorted([one.hear(), two.hear()]) == ["60 client", "60 owner"]
     # Each process asks for sizes and versions itself, with a range of one byte.
     asked = [(path, wanted) for method, path, wanted in http.requests if method == "GET"]
     ranges = [(path, wanted) for path, wanted in asked if wanted != "bytes=0-0"]

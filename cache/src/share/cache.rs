@@ -1,6 +1,6 @@
 //! A cache folder that several processes share: the same calls whether this process owns it or asks the one that does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
@@ -14,6 +14,7 @@ use super::lock::{ClientLock, LockFile, OWNER_LOCK};
 use super::member::{Actor, Member, Open, Role};
 use super::memfd;
 use super::message::{Answer, Request};
+use super::notes::{self, Note};
 use super::read::Reader;
 use super::wishes::Wishes;
 use crate::disk::{Advice, Evict, Progress, Status};
@@ -35,6 +36,7 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Inner {
+    dir: PathBuf,
     roles: watch::Receiver<Role>,
     leave: watch::Sender<bool>,
     left: watch::Receiver<bool>,
@@ -125,7 +127,8 @@ impl Cache {
             .spawn(run)
             .map_err(|error| Error::config(format!("a thread for the cache can't be started: {error}")))?;
         let reader = Reader { io, staging, runtime: handle };
-        let inner = Inner { roles: seen, leave, left, reader, counters: Counters::default(), wishes, birth };
+        let counters = Counters::default();
+        let inner = Inner { dir: dir.into(), roles: seen, leave, left, reader, counters, wishes, birth };
         // Dropped with an error it leaves again.
         let cache = Self { inner: Arc::new(inner) };
         opened.recv().map_err(|_| Error::Closed)??;
@@ -257,6 +260,18 @@ impl Cache {
             }
             Role::Seeking | Role::Stuck(_) | Role::Left => CacheStats { role: "seeking", ..own },
         }
+    }
+
+    /// Leaves a few words on `board` (letters, digits and dashes) for the other processes of the folder, for as long as the note is kept.
+    pub fn leave_note(&self, board: &str, text: &str) -> Result<Note> {
+        self.inner.birth.check()?;
+        Note::leave(&self.inner.dir, board, text)
+    }
+
+    /// The notes on `board` of every living process, this one's included.
+    pub fn notes(&self, board: &str) -> Result<Vec<String>> {
+        self.inner.birth.check()?;
+        notes::read(&self.inner.dir, board)
     }
 
     /// Waits until everything fetched is written and entered, and lets the folder go: a client takes it over. Reads after that are

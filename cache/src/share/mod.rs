@@ -23,6 +23,7 @@ pub(crate) mod lock;
 mod member;
 mod memfd;
 mod message;
+mod notes;
 mod owner;
 mod protocol;
 mod read;
@@ -39,3 +40,4 @@ mod fake;
 mod tests;
 
 pub use cache::Cache;
+pub use notes::Note;

@@ -111,10 +111,3 @@ fn what_is_no_state_is_a_clear_error() {
         assert!(message.contains(says), "{message}");
     }
 }
-
-#[test]
-fn ranks_that_differ_are_named() {
-    assert!(check_ranks_agree(&["a", "a", "a"]).is_ok());
-    let message = check_ranks_agree(&["a", "a", "b"]).unwrap_err().to_string();
-    assert!(message.contains("rank 2 has another order than rank 0"), "{message}");
-}

@@ -1,0 +1,99 @@
+"""Processes of their own with loaders in them, told what to do line by line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+OPEN = """
+import gc, os, sys, threading, time
+import forebay
+def open_loader(urls, cache, **more):
+    settings = dict(batch_size=8, fields={"label": forebay.Int("cls")}, cache_dir=cache, cache_limit="1GB",
+                    host_memory_limit="256MB", num_threads=2)
+    return forebay.DataLoader(urls, **{**settings, **more})
+def say(*words):
+    print(*words, flush=True)
+def wait():
+    return sys.stdin.readline().strip()
+cache, *urls = sys.argv[1:]
+"""
+
+# What tells that processes are ranks of one job: a test sets what it is about.
+JOB_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_JOB_ID",
+)
+
+
+class Child:
+    """A process that runs `OPEN` and then `code`, with `arguments` as cache folder and URLs. Ended with its `with` block."""
+
+    def __init__(self, code: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", OPEN + code, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        inherited = {name: value for name, value in os.environ.items() if name not in JOB_VARIABLES}
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**inherited, **(environment or {})}
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def hear(self) -> str:
+        """The next line that it says."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, self.finish()
+        return line.rstrip("\n")
+
+    def tell(self, line: str = "") -> None:
+        """A line for its `wait()`."""
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self, seconds: float = 120) -> tuple[int, str, str]:
+        """Its exit status, and what it said on standard output and error. Its input ends."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+        finally:
+            self.process.kill()
+        return self.process.returncode, out, err
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream and not stream.closed:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass  # told something after its end
+
+
+def run(code: str, *arguments: Any) -> str:
+    """What a process says that ends well."""
+    with Child(code, *arguments) as child:
+        status, out, err = child.finish()
+    assert status == 0, err
+    return out
