@@ -200,7 +200,8 @@ fn check_window(
     readers: &Readers,
 ) -> Result<()> {
     let limit = place.session.cache().stats().limit_bytes;
-    if place.catalog.fits() {
+    let whole = place.catalog.fitting_limit_bytes();
+    if whole <= limit {
         return Ok(());
     }
     let counts = &order.spec().counts;
@@ -212,5 +213,5 @@ fn check_window(
         let blocks = part.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
         blocks + blocks / 20
     };
-    order.check_cache_limit(limit, position, ahead, readers, bytes)
+    order.check_cache_limit(limit, whole, position, ahead, readers, bytes)
 }

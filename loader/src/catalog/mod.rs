@@ -210,9 +210,15 @@ impl Catalog {
             .sum()
     }
 
-    /// True where the cache folder can hold the whole dataset; a tenth is left for indexes, checksums, and what stays free for writes.
+    /// True where the cache folder can hold the whole dataset.
     pub fn fits(&self) -> bool {
-        self.served_bytes() <= self.cache.stats().limit_bytes / 10 * 9
+        self.fitting_limit_bytes() <= self.cache.stats().limit_bytes
+    }
+
+    /// The least limit with which the folder can hold the whole dataset: a tenth is for indexes, checksums, and what stays free for
+    /// writes.
+    pub fn fitting_limit_bytes(&self) -> u64 {
+        self.served_bytes().div_ceil(9).saturating_mul(10)
     }
 
     /// Where a sample lies.

@@ -159,7 +159,8 @@ impl Order {
         peak
     }
 
-    /// Checks before the first batch that a cache can hold what the order needs at one time; arguments as for
+    /// Checks before the first batch that a cache can hold what the order needs at one time: its windows, or with `whole_bytes` everything.
+    /// Windows are counted block by block, so those of a small dataset may take more than the dataset. Other arguments as for
     /// [`peak_bytes`](Self::peak_bytes).
     ///
     /// # Errors
@@ -167,12 +168,14 @@ impl Order {
     pub fn check_cache_limit(
         &self,
         limit_bytes: u64,
+        whole_bytes: u64,
         position: u64,
         ahead: u64,
         readers: &Readers,
         bytes: impl Fn(&Piece) -> u64,
     ) -> Result<()> {
-        let needed_bytes = self.peak_bytes(position, ahead, readers, bytes);
+        let windows_bytes = self.peak_bytes(position, ahead, readers, bytes);
+        let needed_bytes = windows_bytes.min(whole_bytes);
         if needed_bytes <= limit_bytes {
             return Ok(());
         }
@@ -180,6 +183,7 @@ impl Order {
             OrderMode::Global => {
                 "shuffle=\"global\" needs the whole dataset; shuffle=True needs less".to_owned()
             }
+            _ if whole_bytes <= windows_bytes => "the whole dataset".to_owned(),
             OrderMode::Storage => {
                 "the 32 samples that reading slides over, and what is read ahead".to_owned()
             }

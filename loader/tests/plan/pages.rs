@@ -115,7 +115,8 @@ fn a_cache_smaller_than_the_resident_window_is_told_the_least_that_works() {
     ] {
         let order = laid_out(&spec(&[200; 500], mode));
         let refusal = |limit| {
-            let checked = order.check_cache_limit(limit, 0, 512, &Readers::all(), |piece| 1000 * piece.len());
+            let bytes = |piece: &Piece| 1000 * piece.len();
+            let checked = order.check_cache_limit(limit, u64::MAX, 0, 512, &Readers::all(), bytes);
             checked.err().map(|error| error.to_string())
         };
         let least = order.peak_bytes(0, 512, &Readers::all(), |piece| 1000 * piece.len());
@@ -126,6 +127,17 @@ fn a_cache_smaller_than_the_resident_window_is_told_the_least_that_works() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn no_cache_needs_to_be_larger_than_the_dataset() {
+    let order = laid_out(&spec(&[200; 5], OrderMode::Shuffle));
+    let block = |piece: &Piece| 8_000_000 + piece.len();
+    assert!(order.peak_bytes(0, 512, &Readers::all(), block) > 1_000_000);
+    let checked = |limit| order.check_cache_limit(limit, 1_000_000, 0, 512, &Readers::all(), block);
+    assert!(checked(1_000_000).is_ok());
+    let message = checked(999_999).unwrap_err().to_string();
+    assert!(message.contains("1000000 bytes is the least that works here (the whole dataset)"), "{message}");
 }
 
 #[test]

@@ -1,0 +1,143 @@
+"""Cache folders on disks that are full, read-only, broken or too small: every sample comes, or an error says what to do."""
+
+from __future__ import annotations
+
+import platform
+import random
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import forebay
+import photos
+import pytest
+from children import Child
+from conftest import Dataset, OpenLoader, samples_of
+from servers import RangeServer
+
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a file system in memory, of so many bytes; unmounts it behind the test."""
+    mounted: list[Path] = []
+
+    def call(size: str) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield call
+    for folder in mounted:
+        # Lazily: a loader that a failed test left open may still hold files.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_stops_admission_and_loses_no_sample(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader, mount: Mount
+) -> None:
+    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    fields = {"jpg": forebay.Bytes("jpg")}
+    # Less than the shards take, though cache_limit would allow them.
+    with open_loader(urls, fields=fields, shuffle=True, cache_dir=mount("4m") / "cache") as loader:
+        for _ in range(2):
+            places = []
+            for batch in loader:
+                for row, place in enumerate(batch.samples[: batch.valid]):
+                    assert batch["jpg"][row] == dataset.at(place).jpg
+                    places.append(place)
+            assert sorted(places) == dataset.everything
+        assert loader.stats().cache["admission_stopped"]
+
+
+def test_a_read_only_cache_dir_is_named(dataset: Dataset, open_loader: OpenLoader, mount: Mount) -> None:
+    folder = mount("16m")
+    with open_loader(dataset.urls, cache_dir=folder / "cache") as loader:
+        samples_of(loader)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    for cache_dir in (folder / "cache", folder / "new"):
+        with pytest.raises(forebay.CacheError, match=re.escape(str(cache_dir))) as caught:
+            open_loader(dataset.urls, cache_dir=cache_dir)
+        assert "cache_dir" in str(caught.value)
+        assert "Read-only file system" in str(caught.value)
+
+
+# The kernel itself fails the calls, through a filter (seccomp) over every thread. Without io_uring, whose reads are no calls.
+FAIL_READS = """
+import ctypes, platform, struct
+ERRNO, ALLOW, NO_NEW_PRIVS, SECCOMP = 0x00050000, 0x7FFF0000, 38, {"x86_64": 317, "aarch64": 277}[platform.machine()]
+PREAD, IO_URING_SETUP = {"x86_64": 17, "aarch64": 67}[platform.machine()], 425
+libc = ctypes.CDLL(None, use_errno=True)
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+def fail(call, errno):
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, ERRNO | errno), (0x06, 0, 0, ALLOW)]
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = Program(len(steps), code)
+    assert libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    assert libc.syscall(SECCOMP, 1, 1, ctypes.byref(program)) == 0, os.strerror(ctypes.get_errno())
+"""
+
+BROKEN_DISK = """
+fail(IO_URING_SETUP, 1)
+with open_loader(urls, cache, shuffle=True) as loader:
+    samples = [sample for batch in loader for sample in batch.samples[:batch.valid]]
+loader = open_loader(urls, cache, shuffle=True)
+assert loader.stats().io_engine == "blocking"
+loader.count()
+fail(PREAD, 5)
+again = [sample for batch in loader for sample in batch.samples[:batch.valid]]
+stats = loader.stats()
+say(samples == again, stats.cache["disk_state"], stats.bytes_by_tier["origin"] > 0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the filter's numbers are not known here")
+def test_a_disk_that_fails_reads_loses_no_sample(http: RangeServer, dataset: Dataset, tmp_path: Path) -> None:
+    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    with Child(FAIL_READS + BROKEN_DISK, tmp_path / "cache", *urls) as child:
+        same, disk_state, from_origin = child.hear().split()
+        status, _, err = child.finish()
+    assert (same, from_origin, status) == ("True", "True", 0), err
+    assert disk_state in ("degraded", "down")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Eight shards of eight MB."""
+    rng = random.Random(3)
+    folder = tmp_path_factory.mktemp("large")
+    for shard in range(8):
+        members = ((f"{index:03}.bin", rng.randbytes(250_000)) for index in range(32))
+        photos.write_tar(folder / f"{shard}.tar", members)
+    return [str(folder / f"{shard}.tar") for shard in range(8)]
+
+
+def test_a_cache_limit_below_the_resident_window_says_the_least_that_works(
+    large: list[str], open_loader: OpenLoader, tmp_path: Path
+) -> None:
+    arguments = {"fields": {"blob": forebay.Bytes("bin")}, "shuffle": True, "batch_size": 4}
+    with (
+        pytest.raises(forebay.ConfigError, match="cache_limit.*least") as caught,
+        open_loader(large, cache_limit="18MB", cache_dir=tmp_path / "small", **arguments) as loader,
+    ):
+        samples_of(loader)
+    found = re.search(r"(\d+) bytes is the least", str(caught.value))
+    assert found, caught.value
+    least = int(found[1])
+    assert least < 80_000_000, "no more than the dataset of 64 MB takes as a whole"
+    with open_loader(large, cache_limit=least, cache_dir=tmp_path / "least", **arguments) as loader:
+        assert sorted(samples_of(loader)) == [(shard, index) for shard in range(8) for index in range(32)]
+    with (
+        pytest.raises(forebay.ConfigError, match=f"{least} bytes is the least"),
+        open_loader(large, cache_limit=least - 1, cache_dir=tmp_path / "less", **arguments) as loader,
+    ):
+        samples_of(loader)
