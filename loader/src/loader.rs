@@ -325,6 +325,11 @@ impl Loader {
         Ok(self.terms_at(&position, order))
     }
 
+    /// How far a pass over the shards is, while a call waits for it.
+    pub fn progress(&self) -> Option<crate::report::Progress> {
+        self.place.reporter.progress()
+    }
+
     /// What ran so far.
     pub fn stats(&self) -> LoaderStats {
         let position = self.position.lock();

@@ -1,18 +1,41 @@
 //! What a user is told while a loader works: announcements, each once, and the progress of long passes.
 
+use std::fmt;
 use std::sync::Arc;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 use parking_lot::Mutex;
 
 /// Most announcements kept for `stats()`.
 const KEPT: usize = 100;
 
+/// A pass on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it does.
+    pub what: String,
+    /// How many bytes it is through.
+    pub done_bytes: u64,
+    /// How many bytes it has to do.
+    pub total_bytes: u64,
+}
+
 /// Announces to standard error and keeps what was said. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Reporter {
     said: Arc<Mutex<Vec<String>>>,
+    /// The last bar, for those who draw it themselves; it ends with the pass that it is of.
+    bar: Arc<Mutex<Option<WeakProgressBar>>>,
     quiet: bool,
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter")
+            .field("said", &self.said)
+            .field("quiet", &self.quiet)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Reporter {
@@ -47,7 +70,19 @@ impl Reporter {
         let style =
             ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        *self.bar.lock() = Some(bar.downgrade());
         bar
+    }
+
+    /// How far the pass is that runs now.
+    pub fn progress(&self) -> Option<Progress> {
+        let bar = self.bar.lock().as_ref()?.upgrade()?;
+        let total_bytes = bar.length()?;
+        (!bar.is_finished()).then(|| Progress {
+            what: bar.message(),
+            done_bytes: bar.position(),
+            total_bytes,
+        })
     }
 }
 
@@ -62,5 +97,17 @@ mod tests {
         reporter.announce("a");
         reporter.announce("b");
         assert_eq!(reporter.said(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_bar_tells_its_progress_until_it_ends() {
+        let reporter = Reporter::quiet();
+        assert_eq!(reporter.progress(), None);
+        let bar = reporter.bar("indexing", 10);
+        bar.inc(4);
+        let progress = Progress { what: "indexing".into(), done_bytes: 4, total_bytes: 10 };
+        assert_eq!(reporter.clone().progress(), Some(progress));
+        bar.finish_and_clear();
+        assert_eq!(reporter.progress(), None);
     }
 }

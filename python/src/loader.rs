@@ -11,6 +11,7 @@ use forebay_loader::agree::Terms;
 use forebay_loader::loader::{Loader as Inner, Next};
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
+use forebay_loader::report::Progress;
 use forebay_loader::stats::LoaderStats;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -51,8 +52,11 @@ impl Loader {
         call: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> PyResult<T> {
         let inner = self.inner(py)?;
-        let result = interruptibly(py, move || call(&inner))?;
-        check(py, result)
+        let mut bar = Bar::default();
+        let watched = inner.clone();
+        let result = interruptibly(py, move || call(&inner), || bar.draw(py, watched.progress()));
+        bar.end(py, matches!(result, Ok(Ok(_))))?;
+        check(py, result?)
     }
 }
 
@@ -118,7 +122,7 @@ impl Loader {
             },
         };
         check(py, options.validate())?;
-        let inner = interruptibly(py, move || Inner::open(options))?;
+        let inner = interruptibly(py, move || Inner::open(options), || Ok(()))?;
         let state = Mutex::new(State::Open(Arc::new(check(py, inner)?)));
         Ok(Self { state: Owned::new(state), starting: Arc::default() })
     }
@@ -214,14 +218,36 @@ impl Loader {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let inner = self.inner(py)?;
         let ending = inner.clone();
-        let stats = interruptibly(py, move || {
+        let end = move || {
             ending.close();
             ending.stats()
-        })?;
+        };
+        let stats = interruptibly(py, end, || Ok(()))?;
         *check(py, self.state.get())?.lock() = State::Closed(Box::new(stats));
         // The last reference: threads are joined here.
         py.detach(move || drop(inner));
         Ok(())
+    }
+}
+
+/// The bar of a pass, drawn by `forebay._progress` where that knows how.
+#[derive(Default)]
+struct Bar {
+    drawn: bool,
+}
+
+impl Bar {
+    fn draw(&mut self, py: Python<'_>, progress: Option<Progress>) -> PyResult<()> {
+        let Some(Progress { what, done_bytes, total_bytes }) = progress else { return Ok(()) };
+        self.drawn = true;
+        py.import("forebay._progress")?.call_method1("show", (what, done_bytes, total_bytes)).map(drop)
+    }
+
+    fn end(&self, py: Python<'_>, whole: bool) -> PyResult<()> {
+        if !self.drawn {
+            return Ok(());
+        }
+        py.import("forebay._progress")?.call_method1("end", (whole,)).map(drop)
     }
 }
 

@@ -10,14 +10,15 @@ use pyo3::prelude::*;
 /// Between two looks for signals: short enough that Ctrl-C feels immediate.
 pub(crate) const SLICE: Duration = Duration::from_millis(100);
 
-/// Runs `call` on a thread of its own and waits for it. When a signal handler raises, its exception is returned at once
-/// and `call` ends behind it, its result unused.
+/// Runs `call` on a thread of its own and waits for it, with a look at `meanwhile` every [`SLICE`]. When a signal handler
+/// raises, its exception is returned at once and `call` ends behind it, its result unused.
 ///
 /// A thread per call costs some 50 µs, so this is for what happens once an epoch and may take minutes (resolving,
 /// counting), not for what happens once a batch.
 pub(crate) fn interruptibly<T: Send + 'static>(
     py: Python<'_>,
     call: impl FnOnce() -> T + Send + 'static,
+    mut meanwhile: impl FnMut() -> PyResult<()>,
 ) -> PyResult<T> {
     let (done, mut waiting) = sync_channel(1);
     thread::Builder::new().name("forebay-call".to_owned()).spawn(move || {
@@ -32,7 +33,10 @@ pub(crate) fn interruptibly<T: Send + 'static>(
         waiting = back;
         match answer {
             Ok(value) => return Ok(value),
-            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Timeout) => {
+                py.check_signals()?;
+                meanwhile()?;
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(PyRuntimeError::new_err(
                     "a call into Forebay panicked (the text is on stderr); this is a bug in Forebay, please report it",

@@ -126,7 +126,7 @@ def test_a_cache_limit_below_the_resident_window_says_the_least_that_works(
 ) -> None:
     arguments = {"fields": {"blob": forebay.Bytes("bin")}, "shuffle": True, "batch_size": 4}
     with (
-        pytest.raises(forebay.ConfigError, match="cache_limit.*least") as caught,
+        pytest.raises(forebay.ConfigError, match=r"cache_limit.*least") as caught,
         open_loader(large, cache_limit="18MB", cache_dir=tmp_path / "small", **arguments) as loader,
     ):
         samples_of(loader)
