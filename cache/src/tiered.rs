@@ -286,7 +286,7 @@ impl Cache {
         self.inner.spawn(async move {
             let slab = inner.ram.slab(false).await;
             let ended = match inner.disk() {
-                Ok(disk) => disk.verify(slab, progress, &inner.closed).await,
+                Ok(disk) => disk.verify(slab, progress, || inner.is_closed()).await,
                 Err(error) => Err(error),
             };
             inner.ram.let_go();

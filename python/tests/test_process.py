@@ -50,6 +50,22 @@ except KeyboardInterrupt:
     assert (status, out) == (0, "interrupted\n"), err
 
 
+def test_a_loader_is_closed_although_the_origin_stalls(
+    http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path
+) -> None:
+    code = """
+try:
+    with open_loader(urls, cache, timeout=0.2, storage_options={"stall_timeout": "1000s"}) as loader:
+        next(iter(loader))
+except forebay.TimeoutError:
+    say("closed")
+"""
+    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+        status, out, err = child.finish(60)
+    assert stall.begun.is_set()
+    assert (status, out) == (0, "closed\n"), err
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_an_interrupted_loader_can_be_used_again(
     http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path, shuffle: bool

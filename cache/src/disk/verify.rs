@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::sync::mpsc;
 
@@ -21,7 +20,7 @@ impl Disk {
         &self,
         mut slab: Slab,
         progress: mpsc::Sender<Progress>,
-        stop: &AtomicBool,
+        stop: impl Fn() -> bool,
     ) -> Result<()> {
         let mut ids: Vec<_> = self.shared.state.lock().objects.keys().copied().collect();
         ids.sort_unstable();
@@ -41,7 +40,7 @@ impl Disk {
             so_far.checked_bytes += bytes;
             so_far.finding =
                 fault.map(|what| Finding { block, location: self.shared.name(&block.object), what });
-            if progress.send(so_far.clone()).await.is_err() || stop.load(Relaxed) {
+            if progress.send(so_far.clone()).await.is_err() || stop() {
                 break;
             }
         }

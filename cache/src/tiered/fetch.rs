@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -28,6 +29,9 @@ const RUN_BLOCKS: u32 = 4;
 /// An urgent fetch begins at the reader's bytes where they lie farther in than this; before that, the bytes in front cost less than a
 /// second request (20 ms of latency at 25 MB/s).
 const SPLIT_BYTES: u64 = 512 << 10;
+
+/// How long the end of a cache waits for an origin that sends nothing.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// A block that is being filled.
 struct Filling {
@@ -227,7 +231,14 @@ impl Inner {
         count(&self.counters.origin_requests);
         let mut stream = self.origin.get(object, range);
         let mut position = range.start;
-        while let Some(chunk) = next_chunk(&mut stream, run).await {
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                chunk = next_chunk(&mut stream, run) => chunk,
+                // What comes is still taken, as it was asked for once; nobody waits for a stalled origin.
+                () = self.closed_for(LAST_BYTES) => return Err(Error::Closed),
+            };
+            let Some(chunk) = chunk else { break };
             let chunk = chunk.inspect_err(|_| count(&self.counters.origin_errors))?;
             self.counters.origin_bytes.fetch_add(chunk.len() as u64, Relaxed);
             let mut rest = &chunk[..];

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 
 use super::CacheOptions;
 use super::flight::Flights;
@@ -32,7 +33,7 @@ pub(super) struct Inner {
     runtime: Handle,
     own: Mutex<Option<Runtime>>,
     tasks: Running,
-    pub(super) closed: AtomicBool,
+    closed: watch::Sender<bool>,
     pid: u32,
 }
 
@@ -78,7 +79,7 @@ impl Inner {
             runtime,
             own: Mutex::new(own),
             tasks: Running::default(),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
             pid: std::process::id(),
         })
     }
@@ -93,7 +94,14 @@ impl Inner {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Relaxed)
+        *self.closed.borrow()
+    }
+
+    /// Ends once this is closed and `patience` is over.
+    pub(super) async fn closed_for(&self, patience: Duration) {
+        // The sender is ours: it can't be gone.
+        drop(self.closed.subscribe().wait_for(|closed| *closed).await);
+        tokio::time::sleep(patience).await;
     }
 
     pub(super) fn disk(&self) -> Result<&Disk> {
@@ -121,7 +129,7 @@ impl Inner {
         if self.pid != std::process::id() {
             return Err(Error::Forked);
         }
-        if self.closed.swap(true, Relaxed) {
+        if self.closed.send_replace(true) {
             return Ok(());
         }
         self.tasks.none().await;
