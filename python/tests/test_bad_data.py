@@ -13,7 +13,9 @@ import forebay
 import numpy as np
 import pytest
 from conftest import LABEL, Dataset, OpenLoader, samples_of
+from faults import fail
 from PIL import Image
+from servers import RangeServer
 
 IMAGE = {"image": forebay.Image("jpg", transform=[forebay.Resize((16, 16))])}
 Write = Callable[..., str]
@@ -62,7 +64,7 @@ def test_pictures_are_decoded_by_content_not_by_name(write: Write, open_loader: 
     assert (np.asarray(batch["image"])[0] == [1, 2, 3]).all()
 
 
-@pytest.mark.parametrize(
+BAD_MEMBERS = pytest.mark.parametrize(
     ("field", "content", "says"),
     [
         (forebay.Int("x"), b"abc", "abc"),
@@ -76,6 +78,9 @@ def test_pictures_are_decoded_by_content_not_by_name(write: Write, open_loader: 
         (forebay.Numpy("x"), b"no array", "npy"),
     ],
 )
+
+
+@BAD_MEMBERS
 def test_a_member_that_is_not_what_its_field_says(
     write: Write, open_loader: OpenLoader, field: forebay.Field, content: bytes, says: str
 ) -> None:
@@ -107,6 +112,65 @@ def test_skip_replaces_counts_and_lists(write: Write, open_loader: OpenLoader) -
     bounded = open_loader(path, shuffle=True, on_error="skip", batch_size=32, max_errors=3)
     with pytest.raises(forebay.DataError, match="max_errors=3"):
         samples_of(bounded)
+
+
+GOOD_MEMBERS = {"Int": b"1", "Float": b"1.5", "Text": b"text", "Json": b"{}", "Numpy": None}
+
+
+@BAD_MEMBERS
+def test_skip_covers_every_member_that_is_not_what_its_field_says(
+    write: Write, open_loader: OpenLoader, field: forebay.Field, content: bytes, says: str
+) -> None:
+    good = GOOD_MEMBERS[type(field).__name__]
+    if good is None:
+        array = io.BytesIO()
+        np.save(array, np.zeros(3))
+        good = array.getvalue()
+    members = {f"{index}.x": content if index == 3 else good for index in range(8)}
+    loader = open_loader(write(members), fields={"f": field}, on_error="skip")
+    places = samples_of(loader)
+    assert len(places) == 8
+    assert (0, 3) not in places
+    assert loader.stats().skipped == 1
+
+
+@pytest.mark.parametrize("name", BAD_JPEGS)
+def test_skip_covers_bad_pictures(write: Write, open_loader: OpenLoader, name: str) -> None:
+    loader = open_loader(write({"a.jpg": jpeg(), "b.jpg": BAD_JPEGS[name]}), fields=IMAGE, on_error="skip")
+    assert samples_of(loader) == [(0, 0), (0, 0)]
+    assert loader.stats().skipped == 1
+
+
+def test_skip_covers_a_missing_field(write: Write, open_loader: OpenLoader) -> None:
+    loader = open_loader(write({"a.cls": b"1", "b.jpg": jpeg()}), fields=LABEL, on_error="skip")
+    assert samples_of(loader) == [(0, 0), (0, 0)]
+
+
+def test_skip_does_not_cover_a_broken_shard(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    path = tmp_path / "cut.tar"
+    path.write_bytes(dataset.paths[0].read_bytes()[:100_000])
+    with pytest.raises(forebay.DataError, match=r"cut\.tar.*byte \d+"):
+        samples_of(open_loader(path, on_error="skip"))
+
+
+def test_skip_does_not_cover_shapes_that_differ(write: Write, open_loader: OpenLoader) -> None:
+    path = write({"a.jpg": jpeg((8, 8)), "b.jpg": jpeg((9, 9))})
+    with pytest.raises(forebay.DataError, match="pad="):
+        samples_of(open_loader(path, fields={"image": forebay.Image("jpg")}, on_error="skip"))
+
+
+def test_skip_does_not_cover_a_dataset_without_one_good_sample(write: Write, open_loader: OpenLoader) -> None:
+    with pytest.raises(forebay.DataError, match="no sample of the dataset can be decoded"):
+        samples_of(open_loader(write({"a.cls": b"x", "b.cls": b"y"}), on_error="skip"))
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, forebay.PermissionError), (404, forebay.NotFoundError)])
+def test_skip_does_not_cover_the_origin(
+    http: RangeServer, dataset: Dataset, open_loader: OpenLoader, status: int, error: type[Exception]
+) -> None:
+    http.answer = fail(status)
+    with pytest.raises(error):
+        samples_of(open_loader(f"{http.url}/{dataset.paths[0].name}", on_error="skip"))
 
 
 def raw_header(name: bytes, size: bytes) -> bytes:

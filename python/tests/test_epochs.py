@@ -128,15 +128,21 @@ def test_a_state_is_small_json_and_equal_on_every_rank(dataset: Dataset, open_lo
     assert len(json.dumps(states[0])) < 4096
 
 
-@pytest.mark.parametrize("chain", [[1, 2], [2, 1], [3, 2, 5], [4, 3, 1, 2]])
+@pytest.mark.parametrize(
+    ("shuffle", "chain"),
+    [
+        *[(True, chain) for chain in ([1, 2], [2, 1], [3, 2, 5], [4, 3, 1, 2])],
+        *[(shuffle, [2, 3, 1]) for shuffle in (False, "sticky", "global")],
+    ],
+)
 def test_a_job_goes_on_with_any_number_of_ranks(
-    dataset: Dataset, open_loader: OpenLoader, tmp_path: Path, chain: list[int]
+    dataset: Dataset, open_loader: OpenLoader, tmp_path: Path, shuffle: Any, chain: list[int]
 ) -> None:
     """Two batches per rank on each number of ranks but the last, which takes the rest."""
     delivered: list[Any] = []
     state = None
     for step, world in enumerate(chain):
-        settings: dict[str, Any] = {"shuffle": True, "seed": 9, "world_size": world, "batch_size": 3}
+        settings: dict[str, Any] = {"shuffle": shuffle, "seed": 9, "world_size": world, "batch_size": 3}
         ranks = [
             open_loader(dataset.urls, rank=rank, cache_dir=tmp_path / f"{rank}", **settings) for rank in range(world)
         ]
@@ -152,6 +158,21 @@ def test_a_job_goes_on_with_any_number_of_ranks(
         for rank in ranks:
             rank.close()
     assert sorted(delivered) == dataset.everything
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_labels_sorted_by_shard_are_said_once(
+    open_loader: OpenLoader, write: Callable[..., str], is_sorted: bool
+) -> None:
+    def members(shard: int) -> dict[str, bytes]:
+        return {f"{index:03}.cls": b"%d" % (shard if is_sorted else index % 4) for index in range(600)}
+
+    loader = open_loader([write(members(shard), f"{shard}.tar") for shard in range(4)], shuffle=True)
+    for _ in range(2):
+        samples_of(loader)
+    said = [note for note in loader.stats().notes if "labels are nearly constant within shards" in note]
+    assert len(said) == is_sorted
+    assert all("forebay pack --shuffle" in note for note in said)
 
 
 def test_the_state_counts_what_was_delivered_not_what_was_prepared(dataset: Dataset, open_loader: OpenLoader) -> None:
