@@ -1,5 +1,5 @@
-//! Grouping and brace lists against the Python package webdataset. Ignored where that package may be missing; run with
-//! `cargo test -p forebay-loader --test samples_against_webdataset -- --ignored`, FOREBAY_TEST_PYTHON naming an interpreter that has it.
+//! Grouping and brace lists against the Python package webdataset, in the interpreter that FOREBAY_TEST_PYTHON names; `make test` makes
+//! one.
 #![allow(clippy::unwrap_used)] // a test may, its helpers too
 
 use std::fs;
@@ -46,11 +46,12 @@ fn check_sidecar(found: &[SampleEntry], length: u64) {
 }
 
 #[test]
-#[ignore = "needs the Python package webdataset"]
 fn samples_and_patterns_are_those_of_webdataset() {
     let folder = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/webdataset_samples.py");
-    let python = std::env::var("FOREBAY_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = std::env::var("FOREBAY_TEST_PYTHON").expect(
+        "FOREBAY_TEST_PYTHON is not set: run `make test`, or name a Python that has the package webdataset",
+    );
     assert!(Command::new(python).arg(script).arg(folder.path()).status().unwrap().success());
     let (mut groups, mut refused) = (0, 0);
     for entry in fs::read_dir(folder.path()).unwrap() {
