@@ -109,13 +109,10 @@ fn storage(checkup: &Checkup, into: &mut Vec<Finding>) {
 
 fn processor(checkup: &Checkup, into: &mut Vec<Finding>) {
     let processor = &checkup.processor;
-    if !processor.jpeg_simd || processor.jpeg_simd_disabled {
-        let fix = match processor.jpeg_simd_disabled {
-            true => "unset JSIMD_FORCENONE",
-            false => "build with nasm installed and TURBOJPEG_SOURCE unset",
-        };
+    if processor.jpeg_simd_disabled {
         let what = "libjpeg-turbo runs without SIMD";
-        add(into, Severity::Warning, what, "JPEGs are decoded several times slower", Some(fix));
+        let costs = "JPEGs are decoded several times slower";
+        add(into, Severity::Warning, what, costs, Some("unset JSIMD_FORCENONE"));
     }
     if !["avx2", "neon"].contains(&processor.simd) {
         add(

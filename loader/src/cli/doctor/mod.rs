@@ -44,9 +44,7 @@ struct Processor {
     model: Option<String>,
     /// The widest level that decoding and resizing use.
     simd: &'static str,
-    /// Whether libjpeg-turbo was built with SIMD.
-    jpeg_simd: bool,
-    /// The environment turns libjpeg-turbo's SIMD off (JSIMD_FORCENONE=1).
+    /// The environment turns off libjpeg-turbo's SIMD (JSIMD_FORCENONE=1), without which nothing is built.
     jpeg_simd_disabled: bool,
 }
 
@@ -97,7 +95,6 @@ impl Processor {
             architecture: std::env::consts::ARCH,
             model: model.map(|(_, name)| name.trim().to_owned()),
             simd: threads::simd(),
-            jpeg_simd: env!("FOREBAY_JPEG_SIMD") == "true",
             jpeg_simd_disabled: std::env::var("JSIMD_FORCENONE").is_ok_and(|value| value == "1"),
         }
     }
@@ -144,10 +141,9 @@ impl Report for Checkup {
 
 impl Processor {
     fn text(&self) -> String {
-        let jpeg = match (self.jpeg_simd, self.jpeg_simd_disabled) {
-            (true, false) => "libjpeg-turbo with SIMD",
-            (true, true) => "libjpeg-turbo's SIMD is turned off by JSIMD_FORCENONE",
-            (false, _) => "libjpeg-turbo without SIMD",
+        let jpeg = match self.jpeg_simd_disabled {
+            false => "libjpeg-turbo with SIMD",
+            true => "libjpeg-turbo's SIMD is turned off by JSIMD_FORCENONE",
         };
         format!("{}, {jpeg}", self.simd)
     }
@@ -184,7 +180,7 @@ mod tests {
             "/version",
             "/kernel",
             "/processor/simd",
-            "/processor/jpeg_simd",
+            "/processor/jpeg_simd_disabled",
             "/cores/usable",
             "/storage/io/engine",
             "/storage/io/direct",
@@ -211,7 +207,7 @@ mod tests {
     fn every_lack_names_its_cost() {
         let mut checkup = examine(std::env::temp_dir());
         checkup.processor.simd = "sse2";
-        checkup.processor.jpeg_simd = false;
+        checkup.processor.jpeg_simd_disabled = true;
         checkup.memory.cgroup_limit_bytes = Some(1 << 30);
         checkup.memory.huge_pages = Some("never".into());
         checkup.gpu = gpu::Gpu::default();
