@@ -111,11 +111,17 @@ impl Drop for Mapping {
 /// `host_memory_limit` as one mapping, carved into regions.
 #[derive(Debug)]
 pub struct Arena {
-    mapping: Arc<Mapping>,
+    ground: Arc<Ground>,
     limit: usize,
-    /// Parts that no region has, as (offset, length), sorted by offset.
-    free: Arc<Mutex<Vec<(usize, usize)>>>,
     pin_refused: Option<io::Error>,
+}
+
+/// The mapping and what of it nobody has; whoever has a part of it keeps it alive.
+#[derive(Debug)]
+pub(super) struct Ground {
+    mapping: Mapping,
+    /// Parts that nobody has, as (offset, length), sorted by offset.
+    free: Mutex<Vec<(usize, usize)>>,
 }
 
 impl Arena {
@@ -144,36 +150,49 @@ impl Arena {
     }
 
     fn over(mapping: Mapping, limit: usize, pin_refused: Option<io::Error>) -> Self {
-        let free = Arc::new(Mutex::new(vec![(0, limit)]));
-        Self { mapping: Arc::new(mapping), limit, free, pin_refused }
+        Self { ground: Arc::new(Ground { mapping, free: Mutex::new(vec![(0, limit)]) }), limit, pin_refused }
     }
 
-    /// Sets `bytes` (rounded up to pages) aside for one stage, called `what` in errors. Given back when the region and
-    /// everything allocated from it are gone.
+    /// Sets `bytes` (rounded up to pages) aside for one stage, called `what` in errors: in one part where there is such a part,
+    /// otherwise in several. Given back when the region is closed or gone, and everything allocated from it too.
     pub fn region(&self, what: &'static str, bytes: usize) -> Result<Region> {
-        let len = bytes.next_multiple_of(super::region::PAGE).max(super::region::PAGE);
-        let mut free = self.free.lock();
-        let Some(at) = free.iter().position(|&(_, have)| have >= len) else {
-            let largest = free.iter().map(|&(_, have)| have).max().unwrap_or(0);
+        Ok(Region::new(what, self.ground.clone(), self.take(what, bytes)?))
+    }
+
+    /// Sets `bytes` aside that a stage counts and keeps elsewhere, on the heap.
+    pub fn hold(&self, what: &'static str, bytes: usize) -> Result<Held> {
+        Ok(Held { parts: Mutex::new(self.take(what, bytes)?), ground: self.ground.clone() })
+    }
+
+    fn take(&self, what: &str, bytes: usize) -> Result<Vec<(usize, usize)>> {
+        let len = bytes.checked_next_multiple_of(super::region::PAGE).unwrap_or(usize::MAX);
+        let len = len.max(super::region::PAGE);
+        let mut free = self.ground.free.lock();
+        let left: usize = free.iter().map(|&(_, have)| have).sum();
+        if left < len {
             return Err(Error::MemoryTooSmall {
                 limit_bytes: self.limit as u64,
-                needed_bytes: (self.limit - largest + len) as u64,
-                what: format!("{what} needs {len} bytes, {largest} are left"),
+                needed_bytes: (self.limit - left).saturating_add(len) as u64,
+                what: format!("{what} needs {len} bytes, {left} are left"),
             });
-        };
-        let (offset, have) = free[at];
-        if have == len {
-            free.remove(at);
-        } else {
-            free[at] = (offset + len, have - len);
         }
-        drop(free);
-        Ok(Region::new(what, Extent { mapping: self.mapping.clone(), home: self.free.clone(), offset, len }))
+        if let Some(whole) = free.iter().position(|&(_, have)| have >= len) {
+            return Ok(vec![cut(&mut free, whole, len)]);
+        }
+        // What a closed loader's last batches leave lies in parts: the largest ones are the most use.
+        let (mut parts, mut missing) = (Vec::new(), len);
+        while missing > 0 {
+            let Some(largest) = (0..free.len()).max_by_key(|&at| free[at].1) else { break };
+            let part = free[largest].1.min(missing);
+            parts.push(cut(&mut free, largest, part));
+            missing -= part;
+        }
+        Ok(parts)
     }
 
     /// Bytes that no region has taken.
     pub fn free_bytes(&self) -> usize {
-        self.free.lock().iter().map(|&(_, len)| len).sum()
+        self.ground.free.lock().iter().map(|&(_, len)| len).sum()
     }
 
     /// `host_memory_limit` in whole pages.
@@ -187,45 +206,77 @@ impl Arena {
     }
 }
 
-/// A region's part of the mapping; goes back to the arena on drop.
-#[derive(Debug)]
-pub(super) struct Extent {
-    mapping: Arc<Mapping>,
-    home: Arc<Mutex<Vec<(usize, usize)>>>,
-    offset: usize,
-    len: usize,
+/// The first `len` bytes of a free part.
+fn cut(free: &mut Vec<(usize, usize)>, at: usize, len: usize) -> (usize, usize) {
+    let (offset, have) = free[at];
+    if have == len {
+        free.remove(at);
+    } else {
+        free[at] = (offset + len, have - len);
+    }
+    (offset, len)
 }
 
-impl Extent {
-    pub(super) fn len(&self) -> usize {
-        self.len
+impl Ground {
+    /// Where in the mapping these bytes lie; none where they lie outside it.
+    pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
+        let (start, at) = (self.mapping.start.as_ptr() as usize, bytes.as_ptr() as usize);
+        let inside = at >= start && at + bytes.len() <= start + self.mapping.len;
+        inside.then(|| at - start)
     }
 
-    /// Where in the whole mapping these bytes lie; none where they lie outside this extent.
-    pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<u64> {
-        let (start, at) = (self.at(0).as_ptr() as usize, bytes.as_ptr() as usize);
-        let inside = at >= start && at + bytes.len() <= start + self.len;
-        inside.then(|| (at - self.mapping.start.as_ptr() as usize) as u64)
-    }
-
-    /// Address of byte `offset` of this extent.
+    /// Address of byte `offset`.
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
-        assert!(offset <= self.len, "offset {offset} lies outside the region");
-        self.mapping.at(self.offset + offset)
+        self.mapping.at(offset)
     }
-}
 
-impl Drop for Extent {
-    fn drop(&mut self) {
-        // SAFETY: the extent is unused now. DONTNEED gives its pages back; refused on pinned memory, where they stay.
+    /// Takes back a part that nobody uses any more.
+    pub(super) fn give_back(&self, offset: usize, len: usize) {
+        // SAFETY: the part is unused now. DONTNEED gives its pages back; refused on pinned memory, where they stay.
         let advised = unsafe {
-            rustix::mm::madvise(self.at(0).as_ptr().cast(), self.len, rustix::mm::Advice::LinuxDontNeed)
+            rustix::mm::madvise(self.at(offset).as_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed)
         };
         if let Err(refused) = advised {
-            tracing::debug!(%refused, "the region's pages stay resident");
+            tracing::debug!(%refused, "pages given back stay resident");
         }
-        let mut free = self.home.lock();
-        give_back(&mut free, self.offset, self.len);
+        give_back(&mut self.free.lock(), offset, len);
+    }
+}
+
+/// A part of the limit that stands for bytes kept elsewhere; goes back to the arena on drop.
+#[derive(Debug)]
+pub struct Held {
+    ground: Arc<Ground>,
+    parts: Mutex<Vec<(usize, usize)>>,
+}
+
+impl Held {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.parts.lock().iter().map(|&(_, len)| len).sum()
+    }
+
+    /// Gives back all but `bytes`, rounded up to pages.
+    pub fn shrink_to(&self, bytes: usize) {
+        let mut parts = self.parts.lock();
+        let held: usize = parts.iter().map(|&(_, len)| len).sum();
+        let mut excess = held.saturating_sub(bytes.next_multiple_of(super::region::PAGE));
+        while excess > 0
+            && let Some((offset, len)) = parts.pop()
+        {
+            let back = len.min(excess);
+            if back < len {
+                parts.push((offset, len - back));
+            }
+            self.ground.give_back(offset + len - back, back);
+            excess -= back;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shrink_to(0);
     }
 }
 
@@ -266,5 +317,29 @@ mod tests {
         assert_eq!(arena.free_bytes(), 0);
         drop(parts);
         arena.region("all", 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_in_parts_makes_a_region_of_parts() {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let mut parts: Vec<_> = (0..4).map(|_| arena.region("part", 256 << 10).unwrap()).collect();
+        drop((parts.remove(3), parts.remove(1)));
+        let region = arena.region("two parts", 512 << 10).unwrap();
+        assert_eq!((region.capacity_bytes(), arena.free_bytes()), (512 << 10, 0));
+        let slabs = [region.try_allocate(256 << 10).unwrap(), region.try_allocate(256 << 10).unwrap()];
+        let error = futures::executor::block_on(region.allocate(300 << 10)).unwrap_err();
+        assert!(matches!(error, Error::MemoryTooSmall { .. }), "no part is that large: {error}");
+        drop((slabs, region));
+        assert_eq!(arena.free_bytes(), 512 << 10);
+    }
+
+    #[test]
+    fn what_is_held_shrinks_and_comes_back() {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let held = arena.hold("heap", 512 << 10).unwrap();
+        held.shrink_to(5000);
+        assert_eq!((held.bytes(), arena.free_bytes()), (8192, (1 << 20) - 8192));
+        drop(held);
+        assert_eq!(arena.free_bytes(), 1 << 20);
     }
 }

@@ -4,13 +4,18 @@
 //! The budget is the mapping: `host_memory_limit` bytes of address space are reserved once, every stage carves its region
 //! from them, and what doesn't fit waits in line. No stage can take another one's memory, so none can wait for memory that
 //! waits for it.
+//!
+//! Values whose size no layout knows lie on the heap, which has no holes to wait for; a [`Budget`] counts them against a part of the
+//! mapping that nobody touches.
 
 mod arena;
+mod budget;
 mod lease;
 mod region;
 mod rows;
 
-pub use arena::{Arena, HostMemory, Unpinned};
+pub use arena::{Arena, Held, HostMemory, Unpinned};
+pub use budget::{Budget, Share};
 pub use lease::Lease;
 pub use region::{Region, Slab};
 pub use rows::Row;

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::arena::{Extent, give_back};
+use super::arena::{Ground, give_back};
+use super::budget::Share;
 use super::lease::Lease;
 use crate::error::{Error, Result};
 
 /// The unit of allocation; also what direct I/O asks of an address.
 pub(super) const PAGE: usize = 4096;
+/// Alignment of heap memory: a cache line, and what SIMD loads ask for.
+pub(super) const HEAP_ALIGN: usize = 64;
 
 /// A bounded pool of memory for one stage. Clones share it.
 ///
@@ -28,7 +31,9 @@ pub struct Region {
 
 struct Shared {
     what: &'static str,
-    extent: Extent,
+    ground: Arc<Ground>,
+    /// What the region was given, as (offset, length) in the mapping.
+    parts: Vec<(usize, usize)>,
     state: Mutex<State>,
 }
 
@@ -38,12 +43,26 @@ struct State {
     used: usize,
     peak: usize,
     waiters: VecDeque<(usize, oneshot::Sender<Slab>)>,
+    closed: bool,
 }
 
 impl Region {
-    pub(super) fn new(what: &'static str, extent: Extent) -> Self {
-        let state = State { free: vec![(0, extent.len())], used: 0, peak: 0, waiters: VecDeque::new() };
-        Self { shared: Arc::new(Shared { what, extent, state: Mutex::new(state) }) }
+    pub(super) fn new(what: &'static str, ground: Arc<Ground>, parts: Vec<(usize, usize)>) -> Self {
+        let mut state = State { free: Vec::new(), used: 0, peak: 0, waiters: VecDeque::new(), closed: false };
+        parts.iter().for_each(|&(offset, len)| give_back(&mut state.free, offset, len));
+        Self { shared: Arc::new(Shared { what, ground, parts, state: Mutex::new(state) }) }
+    }
+
+    /// Gives back to the arena what is free now, and what is used as soon as it is let go: nothing is allocated from here any more.
+    pub fn close(&self) {
+        let (free, waiters) = {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            (std::mem::take(&mut state.free), std::mem::take(&mut state.waiters))
+        };
+        free.into_iter().for_each(|(offset, len)| self.shared.ground.give_back(offset, len));
+        // Outside the lock: whoever waits sees the end, and leaves the line.
+        drop(waiters);
     }
 
     /// Waits in line for `bytes` (rounded up to pages). An error where the region is smaller than that.
@@ -51,6 +70,9 @@ impl Region {
         let pages = self.pages(bytes)?;
         let mut place = {
             let mut state = self.shared.state.lock();
+            if state.closed {
+                return Err(Error::Closed);
+            }
             if state.waiters.is_empty()
                 && let Some(slab) = self.shared.take(&mut state, pages, bytes)
             {
@@ -79,12 +101,14 @@ impl Region {
 
     /// Where a lease lies in the memory that this region was carved from; none where it is not this region's.
     pub(crate) fn offset_of(&self, lease: &Lease) -> Option<u64> {
-        self.shared.extent.offset_of(lease)
+        let offset = self.shared.ground.offset_of(lease)?;
+        let inside = |&(start, len): &(usize, usize)| start <= offset && offset + lease.len() <= start + len;
+        self.shared.parts.iter().any(inside).then_some(offset as u64)
     }
 
     /// Bytes of the region, used or not.
     pub fn capacity_bytes(&self) -> usize {
-        self.shared.extent.len()
+        self.shared.parts.iter().map(|&(_, len)| len).sum()
     }
 
     /// Bytes given out.
@@ -99,9 +123,10 @@ impl Region {
 
     fn pages(&self, bytes: usize) -> Result<usize> {
         let pages = bytes.max(1).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
-        if pages > self.capacity_bytes() {
+        let largest = self.shared.parts.iter().map(|&(_, len)| len).max().unwrap_or(0);
+        if pages > largest {
             return Err(Error::MemoryTooSmall {
-                limit_bytes: self.capacity_bytes() as u64,
+                limit_bytes: largest as u64,
                 needed_bytes: pages as u64,
                 what: format!("the region for {} must hold this one piece", self.shared.what),
             });
@@ -127,13 +152,19 @@ impl Shared {
         }
         state.used += pages;
         state.peak = state.peak.max(state.used);
-        Some(Slab { home: self.clone(), offset, pages, start: self.extent.at(offset), len: bytes })
+        let home = Home::Region { shared: self.clone(), offset };
+        Some(Slab { home, pages, start: self.ground.at(offset), len: bytes })
     }
 
     fn put(self: &Arc<Self>, offset: usize, pages: usize) {
         let mut state = self.state.lock();
-        give_back(&mut state.free, offset, pages);
         state.used -= pages;
+        if state.closed {
+            drop(state);
+            self.ground.give_back(offset, pages);
+            return;
+        }
+        give_back(&mut state.free, offset, pages);
         self.serve(&mut state);
     }
 
@@ -147,15 +178,21 @@ impl Shared {
             let pages = bytes.max(1).next_multiple_of(PAGE);
             let Some(slab) = self.take(state, pages, bytes) else { return };
             let Some((_, turn)) = state.waiters.pop_front() else { return };
-            if let Err(unwanted) = turn.send(slab) {
+            if let Err(mut unwanted) = turn.send(slab) {
                 // Whoever waited has just gone. Undone by hand: dropping the slab would lock the state again.
-                let unwanted = std::mem::ManuallyDrop::new(unwanted);
-                give_back(&mut state.free, unwanted.offset, unwanted.pages);
-                state.used -= unwanted.pages;
-                // SAFETY: the slab is not dropped and not used again, so its reference to the region is read once.
-                drop_outside(unsafe { std::ptr::read(&unwanted.home) });
+                if let Home::Region { offset, .. } = std::mem::replace(&mut unwanted.home, Home::Nowhere) {
+                    give_back(&mut state.free, offset, unwanted.pages);
+                    state.used -= unwanted.pages;
+                }
             }
         }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let free = std::mem::take(&mut self.state.get_mut().free);
+        free.into_iter().for_each(|(offset, len)| self.ground.give_back(offset, len));
     }
 }
 
@@ -174,15 +211,25 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Drops one reference of several; named so that the reader sees it is not the last (`put` borrows another).
-fn drop_outside(home: Arc<Shared>) {
-    drop(home);
+/// Whose memory a slab is.
+enum Home {
+    Region {
+        shared: Arc<Shared>,
+        offset: usize,
+    },
+    /// Counted by a budget.
+    Heap {
+        _bytes: Vec<u8>,
+        _share: Share,
+    },
+    /// It was taken away again.
+    Nowhere,
 }
 
-/// A piece of memory with one owner, to write into. Page-aligned; what it holds at first is whatever was there before.
+/// A piece of memory with one owner, to write into; what it holds at first is whatever was there before. Page-aligned where it is a
+/// region's, aligned to 64 bytes where a budget counts it.
 pub struct Slab {
-    home: Arc<Shared>,
-    offset: usize,
+    home: Home,
     pages: usize,
     start: NonNull<u8>,
     len: usize,
@@ -194,7 +241,17 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    /// Bytes that may be written: whole pages, at least `len()`.
+    /// Heap memory that `share` counts.
+    pub(super) fn on_heap(len: usize, share: Share) -> Self {
+        // Zeros from the allocator are fresh pages where there are many: nothing is written before it is used.
+        let mut bytes = vec![0; len + HEAP_ALIGN];
+        let start = bytes.as_mut_ptr();
+        // SAFETY: fewer bytes than the buffer has more than `len`; the buffer stays where it is when the Vec moves.
+        let start = unsafe { NonNull::new_unchecked(start.add(start.align_offset(HEAP_ALIGN))) };
+        Self { home: Home::Heap { _bytes: bytes, _share: share }, pages: len, start, len }
+    }
+
+    /// Bytes that may be written: whole pages (where it is a region's), at least `len()`.
     pub fn capacity(&self) -> usize {
         self.pages
     }
@@ -239,13 +296,15 @@ impl DerefMut for Slab {
 
 impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slab({} of {} bytes at {})", self.len, self.pages, self.offset)
+        write!(f, "Slab({} of {} bytes)", self.len, self.pages)
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        self.home.put(self.offset, self.pages);
+        if let Home::Region { shared, offset } = &self.home {
+            shared.put(*offset, self.pages);
+        }
     }
 }
 
@@ -301,6 +360,23 @@ mod tests {
         assert_eq!(small.await.unwrap().len(), PAGE, "nothing was freed meanwhile");
         drop(half);
         assert_eq!(region.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_region_keeps_only_what_is_used() {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let region = arena.region("test", 1 << 20).unwrap();
+        let lease = region.try_allocate(2 * PAGE).unwrap().freeze();
+        let mut waits = Box::pin(region.allocate(1 << 20));
+        assert!(futures::poll!(&mut waits).is_pending());
+        region.close();
+        assert!(matches!(waits.await, Err(Error::Closed)));
+        assert!(matches!(region.allocate(1).await, Err(Error::Closed)) && region.try_allocate(1).is_none());
+        assert_eq!(arena.free_bytes(), (1 << 20) - 2 * PAGE);
+        drop(lease);
+        assert_eq!(arena.free_bytes(), 1 << 20);
+        drop(region);
+        arena.region("again", 1 << 20).unwrap();
     }
 
     #[test]
