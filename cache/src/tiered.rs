@@ -49,6 +49,9 @@ pub struct CacheOptions {
     /// Start with evictions held back: nothing is punched before [`Cache::release_evictions`]. For a process that takes a
     /// folder over while clients of the former owner may still read from it.
     pub hold_evictions: bool,
+    /// Memory for the block index's pages (a third of it) and for pages of checksums, beside `memory`: 48 MiB by default, whose checksums
+    /// are those of 32 GiB of blocks, more than the window of a shuffle. Less of it is read from the folder again more often.
+    pub bookkeeping_bytes: usize,
     /// How the folder is shared with other processes.
     pub sharing: Sharing,
 }
@@ -90,6 +93,7 @@ impl CacheOptions {
             runtime: None,
             lock: None,
             hold_evictions: false,
+            bookkeeping_bytes: 48 << 20,
             sharing: Sharing::default(),
         }
     }

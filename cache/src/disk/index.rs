@@ -24,9 +24,6 @@ const BLOCKS: TableDefinition<&[u8; 20], u64> = TableDefinition::new("blocks 1")
 const OBJECTS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("objects 1");
 const NAMES: TableDefinition<&[u8; 16], &[u8; 16]> = TableDefinition::new("names 1");
 
-/// redb's own default of 1 GiB would be outside every budget; the index of a terabyte is 15 MB.
-const PAGE_CACHE_BYTES: usize = 16 << 20;
-
 /// What is kept about an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ObjectRecord {
@@ -103,14 +100,15 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> io::Result<T> {
 }
 
 impl Index {
-    /// Opens or makes the index at `path`.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens or makes the index at `path`, with so much memory for its pages: redb's own default of 1 GiB would be outside every budget,
+    /// and the index of a terabyte is 15 MB.
+    pub(super) fn open(path: &Path, page_cache_bytes: usize) -> io::Result<Self> {
         guarded(|| {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
             let not_in_children = NotInChildren::watch(file.as_raw_fd())?;
             let database = Database::builder()
-                .set_cache_size(PAGE_CACHE_BYTES)
+                .set_cache_size(page_cache_bytes)
                 .create_with_backend(FileBackend::new(file)?)?;
             let mut write = database.begin_write()?;
             write.set_quick_repair(true);
@@ -244,7 +242,7 @@ mod tests {
         let put = |object: &ObjectMeta, index| {
             Change::PutBlock(BlockId { object: object.id, index }, index.wrapping_add(7))
         };
-        let index = Index::open(&path).unwrap();
+        let index = Index::open(&path, 1 << 20).unwrap();
         index
             .apply(&[
                 Change::PutObject(one.id, ObjectRecord::of(&one, 5)),
@@ -255,7 +253,7 @@ mod tests {
             ])
             .unwrap();
         drop(index);
-        let index = Index::open(&path).unwrap();
+        let index = Index::open(&path, 1 << 20).unwrap();
         assert_eq!(index.blocks(&one.id).unwrap(), (vec![(0, 7), (u32::MAX, 6)], 0));
         assert_eq!(index.newest(&one.location).unwrap(), Some(one.clone()));
         index.apply(&[Change::RemoveObject(one.id)]).unwrap();
@@ -269,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.redb");
         let one = object("1");
-        let index = Index::open(&path).unwrap();
+        let index = Index::open(&path, 1 << 20).unwrap();
         index
             .apply(&[
                 Change::PutObject(one.id, ObjectRecord::of(&one, 5)),
@@ -286,6 +284,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.redb");
         std::fs::write(&path, vec![0xa5; 100_000]).unwrap();
-        assert!(Index::open(&path).is_err());
+        assert!(Index::open(&path, 1 << 20).is_err());
     }
 }

@@ -114,6 +114,7 @@ pub(crate) struct DiskOptions {
     pub(crate) runtime: Handle,
     pub(crate) lock: Option<FolderLock>,
     pub(crate) hold_evictions: bool,
+    pub(crate) bookkeeping_bytes: usize,
 }
 
 impl Disk {
@@ -132,7 +133,7 @@ impl Disk {
             None => FolderLock::try_acquire(&dir)?.ok_or_else(|| Error::Owned { path: dir.clone() })?,
         };
         let layout = Layout::new(&dir);
-        let index = Arc::new(open_index(&layout, &options.counters)?);
+        let index = Arc::new(open_index(&layout, &options.counters, options.bookkeeping_bytes / 3)?);
         let mut state = State::new(options.limit_bytes, options.hold_evictions);
         state.quota.set_index(layout::allocated_at(&layout.index()));
         let records = index
@@ -153,7 +154,7 @@ impl Disk {
             state,
             work: Condvar::new(),
             room: watch::Sender::new(0),
-            pages: Mutex::new(Pages::default()),
+            pages: Mutex::new(Pages::new(options.bookkeeping_bytes / 3 * 2)),
             removal: Mutex::new(()),
             runtime: options.runtime,
             files: Running::default(),
@@ -313,7 +314,7 @@ fn note_commits(
 }
 
 /// Opens the index; one that is broken is made anew, and its blocks are reclaimed behind the service.
-fn open_index(layout: &Layout, counters: &Counters) -> Result<Index> {
+fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> Result<Index> {
     let (path, marker) = (layout.index(), layout.index_is_broken());
     for dir in [layout.objects(), layout.aux_dir()] {
         std::fs::create_dir_all(&dir).map_err(|error| {
@@ -327,7 +328,7 @@ fn open_index(layout: &Layout, counters: &Counters) -> Result<Index> {
         layout::remove(&marker)
     };
     let read = |index: &Index| index.objects().map(drop);
-    let opened = || Index::open(&path).and_then(|index| read(&index).map(|()| index));
+    let opened = || Index::open(&path, page_cache_bytes).and_then(|index| read(&index).map(|()| index));
     let found = match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
         Err(error) if error.raw_os_error().is_none() => remake(&error.to_string()).and_then(|()| opened()),
         other => other,

@@ -18,6 +18,7 @@ fn open(dir: &std::path::Path) -> Disk {
         runtime: tokio::runtime::Handle::current(),
         lock: None,
         hold_evictions: false,
+        bookkeeping_bytes: 2 << 20,
     })
     .unwrap()
 }

@@ -57,6 +57,7 @@ impl Inner {
             runtime: runtime.clone(),
             lock: options.lock,
             hold_evictions: options.hold_evictions,
+            bookkeeping_bytes: options.bookkeeping_bytes,
         });
         let disk = match opened {
             Ok(disk) => disk,
