@@ -29,9 +29,9 @@ pub enum Column {
     /// One array per row (`ragged=True`).
     Ragged(Vec<Array>),
     /// One str per row.
-    Text(Vec<String>),
+    Text(Vec<Text>),
     /// One JSON document per row, as text that was checked.
-    Json(Vec<String>),
+    Json(Vec<Text>),
     /// One bytes per row.
     Bytes(Vec<Lease>),
 }
@@ -47,4 +47,22 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// `dtype.size() * shape.product()` bytes, aligned to 64.
     pub data: Lease,
+}
+
+/// UTF-8 in memory that counts against `host_memory_limit` until it is dropped.
+#[derive(Clone, Debug)]
+pub struct Text(Lease);
+
+impl Text {
+    /// Text that its decoder has checked.
+    pub(crate) fn checked(bytes: Lease) -> Self {
+        Self(bytes)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        // Checked again, which costs less than reading it from memory: nothing unsafe is needed for it.
+        std::str::from_utf8(&self.0)
+            .unwrap_or_else(|_| unreachable!("a decoder let through what is not UTF-8"))
+    }
 }

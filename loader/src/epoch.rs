@@ -2,16 +2,19 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use forebay_cache::memory::Region;
+use forebay_cache::memory::{Budget, Region};
 use forebay_cache::object::BLOCK_BYTES;
 use futures::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::catalog::{Catalog, discover};
 use crate::error::Result;
 use crate::field::FieldKind;
+use crate::memory::{Parts, Split};
 use crate::options::LoaderOptions;
 use crate::pipeline::account::Account;
 use crate::pipeline::queue::{Gauges, Ready};
@@ -19,8 +22,9 @@ use crate::pipeline::row::{Workshop, panicked};
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::pipeline::sorted::SortedLabels;
+use crate::pipeline::values::Values;
 use crate::plan::{EpochCut, EpochRng, Order, OrderSpec, Piece, Readers, World};
-use crate::prefetch::{Planner, ROOM_UNIT, Readahead};
+use crate::prefetch::{Planner, Readahead, room_units};
 use crate::report::Reporter;
 use crate::session::Session;
 use crate::walk::{Discovered, Ordered, Walk};
@@ -44,11 +48,57 @@ pub(crate) struct Workplace {
     pub(crate) layout: Arc<Layout>,
     pub(crate) batches: Region,
     pub(crate) reads: Region,
+    pub(crate) values: Arc<Values>,
+    pub(crate) large: Budget,
+    pub(crate) parts: Parts,
+    pub(crate) split: Split,
     pub(crate) pool: Arc<rayon::ThreadPool>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) account: Arc<Account>,
     pub(crate) reporter: Reporter,
     pub(crate) sorted: Arc<SortedLabels>,
+}
+
+/// How long a closed loader's last reads are waited for: they end by themselves, but on a disk that hangs.
+const LAST_READS: Duration = Duration::from_secs(5);
+
+impl Workplace {
+    /// Gives the memory back, but what batches in the consumer's hands take; that follows when they are let go. `over` tells when nothing
+    /// of the last epoch's work is left.
+    pub(crate) fn close(&self, mut over: Option<watch::Receiver<()>>) {
+        self.batches.close();
+        self.reads.close();
+        self.values.budget.close();
+        self.large.close();
+        if Handle::try_current().is_err() {
+            let last = async {
+                if let Some(over) = &mut over {
+                    while over.changed().await.is_ok() {}
+                }
+                self.reads.drained().await;
+            };
+            let last = async { tokio::time::timeout(LAST_READS, last).await };
+            if self.session.block_on(last).is_err() {
+                tracing::warn!(
+                    "reads of a closed loader are still in flight; their memory comes back when they end"
+                );
+            }
+        }
+        self.pool.broadcast(|_| SampleDecoder::forget());
+        self.catalog.forget_indexes();
+    }
+
+    /// Bytes that batches, values, reads and large images take.
+    pub(crate) fn used_bytes(&self) -> usize {
+        let heap = self.values.budget.used_bytes() + self.large.used_bytes();
+        self.batches.used_bytes() + self.reads.used_bytes() + heap
+    }
+
+    /// The most that each of them ever took.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        let heap = self.values.budget.peak_bytes() + self.large.peak_bytes();
+        self.batches.peak_bytes() + self.reads.peak_bytes() + heap
+    }
 }
 
 /// A running epoch; dropping it ends its work.
@@ -59,6 +109,8 @@ pub(crate) struct Epoch {
     /// Batches that the consumer took.
     pub(crate) delivered: u64,
     tasks: Vec<AbortHandle>,
+    /// Ends when none of its tasks is left.
+    pub(crate) over: watch::Receiver<()>,
 }
 
 impl Epoch {
@@ -107,18 +159,18 @@ impl Epoch {
         reached: watch::Sender<u64>,
     ) -> Self {
         let ready = Arc::new(Ready::new());
-        // Rooms for rows in flight: a quarter of the region stays free, so that first fit finds place.
-        let room_units =
-            u32::try_from(place.reads.capacity_bytes() as u64 / 4 * 3 / ROOM_UNIT).unwrap_or(u32::MAX);
+        let room_units = room_units(place.reads.capacity_bytes());
         let number = shop.spec.epoch;
+        let over = shop.running.subscribe();
         let planner = Planner {
             shop: Arc::new(shop),
             walk,
             layout: place.layout.clone(),
             batches: place.batches.clone(),
+            values: place.layout.is_variable().then(|| place.values.clone()),
             ahead: Arc::new(Semaphore::new(options.prefetch_factor)),
-            room: Arc::new(Semaphore::new(room_units as usize)),
-            room_units,
+            room: Arc::new(Semaphore::new(room_units)),
+            room_units: room_units as u32,
             reached,
         };
         let (work, open) = (planner.run(ready.clone()), ready.clone());
@@ -130,7 +182,7 @@ impl Epoch {
             }
         };
         let tasks = vec![place.session.handle().spawn(guarded).abort_handle()];
-        Self { number, ready, delivered: 0, tasks }
+        Self { number, ready, delivered: 0, tasks, over }
     }
 }
 
@@ -154,12 +206,16 @@ fn workshop(
         draws: EpochRng::new(spec.seed, spec.epoch),
         spec,
         reads: place.reads.clone(),
+        large: place.large.clone(),
+        parts: place.parts,
+        split: place.split,
         pool: place.pool.clone(),
         gauges: place.gauges.clone(),
         account: place.account.clone(),
         on_error: options.on_error,
         reporter: place.reporter.clone(),
         sorted: sorted(place, options),
+        running: watch::Sender::new(()),
     }
 }
 

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_cache::memory::Region;
+use forebay_cache::memory::Held;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
@@ -20,6 +21,7 @@ use crate::options::LoaderOptions;
 use crate::pipeline::account::{Account, TIER_NAMES};
 use crate::pipeline::queue::{Gauges, Stage, Taken};
 use crate::pipeline::sample::SampleDecoder;
+use crate::pipeline::values::Values;
 use crate::plan::{DEFAULT_SHUFFLE_WINDOW, EpochCut, Order, OrderMode, OrderSpec, Progress, World};
 use crate::report::Reporter;
 use crate::session::Session;
@@ -32,8 +34,8 @@ pub struct Loader {
     options: LoaderOptions,
     world: World,
     place: Arc<Workplace>,
-    /// Kept so that decoders' scratch memory counts against `host_memory_limit`; nothing is allocated from it.
-    _scratch: Region,
+    /// What decoders and indexes keep on the heap, until the loader is closed.
+    heap: Mutex<Option<Held>>,
     position: Mutex<Position>,
 }
 
@@ -50,6 +52,8 @@ struct Position {
     epoch: Option<Epoch>,
     /// None with one rank, or where nothing tells which the others are.
     agreement: Option<Agreement>,
+    /// Tells when nothing of the last epoch's work is left.
+    over: Option<watch::Receiver<()>>,
     /// Stalls of epochs that are over, by stage.
     stalls: [Duration; 5],
     batches: u64,
@@ -80,10 +84,9 @@ impl Loader {
         let world = World::new(options.rank, options.world_size)?;
         let reporter = Reporter::default();
         let threads = options.num_threads.unwrap_or_else(threads::default_threads);
-        let decoder =
-            SampleDecoder::new(options.fields.clone(), crate::memory::limits(session.arena(), threads));
-        let layout = decoder.layout();
+        let layout = Arc::new(SampleDecoder::layout_of(&options.fields));
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
+        let decoder = SampleDecoder::new(options.fields.clone(), shares.parts.limits());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("forebay-decode-{index}"))
@@ -97,16 +100,25 @@ impl Loader {
             shares.reads.clone(),
             reporter.clone(),
             shards,
-            shares.index_bytes,
+            shares.parts.index,
         );
         session.block_on(catalog.try_counts())?;
         let place = Workplace {
             session,
             catalog: Arc::new(catalog),
             decoder: Arc::new(decoder),
-            layout: Arc::new(layout),
+            values: Arc::new(Values {
+                budget: shares.values,
+                split: shares.split,
+                layout: layout.clone(),
+                on_error: options.on_error,
+            }),
+            layout,
             batches: shares.batches,
             reads: shares.reads,
+            large: shares.large,
+            parts: shares.parts,
+            split: shares.split,
             pool: Arc::new(pool),
             gauges: Arc::new(Gauges::default()),
             account: Arc::new(Account::new(options.max_errors)),
@@ -120,6 +132,7 @@ impl Loader {
             order: None,
             epoch: None,
             agreement: Agreement::new(world, &place.reporter),
+            over: None,
             stalls: Default::default(),
             batches: 0,
             samples: 0,
@@ -129,7 +142,7 @@ impl Loader {
             options,
             world,
             place: Arc::new(place),
-            _scratch: shares.scratch,
+            heap: Mutex::new(Some(shares.heap)),
             position: Mutex::new(position),
         })
     }
@@ -170,7 +183,7 @@ impl Loader {
         }
         if self.discovers(&position) {
             let spec = self.options_order(Arc::new([]), position.progress.epoch);
-            position.epoch = Some(Epoch::discovered(&self.place, &self.options, spec));
+            position.run(Epoch::discovered(&self.place, &self.options, spec));
             return Ok(());
         }
         let (spec, _) = self.order(&mut position)?;
@@ -192,7 +205,7 @@ impl Loader {
         if let Some(agreement) = &mut position.agreement {
             agreement.check(self.place.session.cache(), &self.place.reporter, terms)?;
         }
-        position.epoch = Some(Epoch::ordered(&self.place, &self.options, self.world, order, cut)?);
+        position.run(Epoch::ordered(&self.place, &self.options, self.world, order, cut)?);
         Ok(())
     }
 
@@ -362,20 +375,26 @@ impl Loader {
             simd: threads::simd(),
             threads: place.pool.current_num_threads(),
             role: cache.role,
-            host_memory_bytes: (place.batches.used_bytes() + place.reads.used_bytes()) as u64
-                + cache.ram_bytes,
-            host_memory_peak_bytes: (place.batches.peak_bytes() + place.reads.peak_bytes()) as u64
-                + cache.ram_limit_bytes,
+            host_memory_bytes: place.used_bytes() as u64 + cache.ram_bytes,
+            host_memory_peak_bytes: place.peak_bytes() as u64 + cache.ram_limit_bytes,
             offline: cache.offline,
             notes: place.reporter.said(),
             cache,
         }
     }
 
-    /// Ends everything. Batches in the consumer's hands stay valid.
+    /// Ends everything, and gives all memory back but that of batches in the consumer's hands: they stay valid.
     pub fn close(&self) {
         self.stop();
-        self.position.lock().closed = true;
+        let over = {
+            let mut position = self.position.lock();
+            if std::mem::replace(&mut position.closed, true) {
+                return;
+            }
+            position.over.take()
+        };
+        self.place.close(over);
+        drop(self.heap.lock().take());
     }
 
     fn cut(&self, total: u64, start: Progress) -> Result<EpochCut> {
@@ -451,6 +470,11 @@ impl Drop for Loader {
 }
 
 impl Position {
+    fn run(&mut self, epoch: Epoch) {
+        self.over = Some(epoch.over.clone());
+        self.epoch = Some(epoch);
+    }
+
     /// Keeps an ended epoch's account.
     fn settle(&mut self, epoch: &Epoch) {
         for stage in Stage::ALL {
@@ -458,3 +482,6 @@ impl Position {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

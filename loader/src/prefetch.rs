@@ -19,6 +19,7 @@ use crate::pages::{OpenPages, PageBytes};
 use crate::pipeline::queue::{Ready, Stage};
 use crate::pipeline::row::{Done, Job, Workshop};
 use crate::pipeline::slot::{Layout, Slot};
+use crate::pipeline::values::{Reservation, Values};
 use crate::plan::{Order, Page, Progress, Readers};
 use crate::walk::{Placed, Planned, Walk};
 
@@ -34,6 +35,8 @@ pub(crate) struct Planner {
     pub(crate) walk: Walk,
     pub(crate) layout: Arc<Layout>,
     pub(crate) batches: Region,
+    /// For values whose sizes the layout doesn't know; none where it knows all.
+    pub(crate) values: Option<Arc<Values>>,
     /// One permit for each batch between here and the consumer.
     pub(crate) ahead: Arc<Semaphore>,
     /// The region for reads, in units of a granule.
@@ -44,7 +47,13 @@ pub(crate) struct Planner {
 
 /// A batch on its way, or why there is none.
 enum Coming {
-    Batch { slot: Slot, rows: AbortOnDrop<Result<Vec<Done>>>, permit: OwnedSemaphorePermit, after: Progress },
+    Batch {
+        slot: Slot,
+        rows: AbortOnDrop<Result<Vec<Done>>>,
+        values: Option<Arc<Reservation>>,
+        permit: OwnedSemaphorePermit,
+        after: Progress,
+    },
     Failed(Error),
 }
 
@@ -61,7 +70,7 @@ impl Planner {
     /// Runs to the end of the epoch or to the first error, which comes behind the batches before it.
     pub(crate) async fn run(mut self, ready: Arc<Ready>) {
         let (coming, arrivals) = mpsc::channel(self.ahead.available_permits().max(1));
-        let finish = finish(arrivals, self.batches.clone(), self.shop.clone(), ready);
+        let finish = finish(arrivals, self.shop.clone(), ready);
         let walk = async {
             if let Err(error) = self.walk(&coming).await {
                 drop(coming.send(Coming::Failed(error)).await);
@@ -72,6 +81,8 @@ impl Planner {
     }
 
     async fn walk(&mut self, coming: &mpsc::Sender<Coming>) -> Result<()> {
+        // The first batch has none before it.
+        let mut before = watch::channel(true).1;
         for index in 0.. {
             let Ok(permit) = self.ahead.clone().acquire_owned().await else { return Ok(()) };
             let next = {
@@ -86,41 +97,45 @@ impl Planner {
                 let at = (self.shop.spec.epoch, index);
                 Slot::allocate(&self.layout, &self.batches, at, samples.len(), valid).await?
             };
-            let jobs = samples.into_iter().zip(cells).zip(units).map(|((placed, cells), units)| {
+            let values = self.values.as_ref().map(|values| {
+                let reservation = Reservation::new(values, samples.len(), before.clone());
+                before = reservation.behind();
+                Arc::new(reservation)
+            });
+            let rows = samples.into_iter().zip(cells).zip(units).enumerate();
+            let jobs = rows.map(|(row, ((placed, cells), units))| {
                 let Placed { position, number, sample } = placed;
-                (Job { position, number, sample, cells }, units)
+                (Job { position, number, sample, cells, row, values: values.clone() }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
-            if coming.send(Coming::Batch { slot, rows, permit, after }).await.is_err() {
+            if coming.send(Coming::Batch { slot, rows, values, permit, after }).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// What every row's reads take of the room; an error where one row, or rows that wait for each other, don't fit at all.
+    /// What every row's reads take of the room; an error where one row doesn't fit at all.
     fn units(&self, samples: &[Placed]) -> Result<Vec<u32>> {
-        let mut held = 0u64;
-        let mut units = Vec::with_capacity(samples.len());
-        for Placed { sample, .. } in samples {
-            let bytes = self.shop.room_bytes(sample);
-            held += self.shop.held_bytes(sample);
-            let most = held.max(bytes);
-            if most > u64::from(self.room_units) * ROOM_UNIT {
-                let at = &sample.object.location;
-                return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
-                    limit_bytes: u64::from(self.room_units) * ROOM_UNIT,
-                    needed_bytes: most,
-                    what: format!(
-                        "reading {} at byte {} of {at}, a part of host_memory_limit is for reads",
-                        sample.entry.key(),
-                        sample.entry.header_offset()
-                    ),
-                }));
-            }
-            units.push((bytes.div_ceil(ROOM_UNIT)) as u32);
+        let bytes: Vec<u64> = samples.iter().map(|placed| self.shop.room_bytes(&placed.sample)).collect();
+        let most = u64::from(self.room_units) * ROOM_UNIT;
+        if let Some((&needed, Placed { sample, .. })) =
+            bytes.iter().zip(samples).max_by_key(|(bytes, _)| **bytes)
+            && needed > most
+        {
+            let least = |parts: &crate::memory::Parts| room_units(parts.reads) as u64 * ROOM_UNIT >= needed;
+            return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
+                limit_bytes: self.shop.split.limit_bytes(),
+                needed_bytes: self.shop.split.least(least),
+                what: format!(
+                    "reading {} at byte {} of {} takes {needed} bytes, {most} of them are for reads",
+                    sample.entry.key(),
+                    sample.entry.header_offset(),
+                    sample.object.location
+                ),
+            }));
         }
-        Ok(units)
+        Ok(bytes.into_iter().map(|bytes| bytes.div_ceil(ROOM_UNIT) as u32).collect())
     }
 
     /// A future of all rows of a batch. Their places in the line for room are taken here, in order: rows of an earlier
@@ -152,20 +167,20 @@ impl Planner {
     }
 }
 
+/// Rooms for rows in flight in memory for reads of `bytes`: a quarter stays free, so that first fit finds place.
+pub(crate) fn room_units(bytes: usize) -> usize {
+    (bytes as u64 / 4 * 3 / ROOM_UNIT).min(u64::from(u32::MAX)) as usize
+}
+
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
-async fn finish(
-    mut arrivals: mpsc::Receiver<Coming>,
-    region: Region,
-    shop: Arc<Workshop>,
-    ready: Arc<Ready>,
-) {
+async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, ready: Arc<Ready>) {
     while let Some(coming) = arrivals.recv().await {
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
-            Coming::Batch { slot, mut rows, permit, after } => {
+            Coming::Batch { slot, mut rows, values, permit, after } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|_| Err(Error::Closed));
                 let _inside = shop.gauges.enter(Stage::Assemble);
-                (assemble(slot, rows, &shop, &region).await.map(|batch| (batch, after)), Some(permit))
+                (assemble(slot, rows, values, &shop).map(|batch| (batch, after)), Some(permit))
             }
         };
         let failed = batch.is_err();
@@ -177,18 +192,15 @@ async fn finish(
     ready.end();
 }
 
-async fn assemble(
+fn assemble(
     slot: Slot,
     rows: Result<Vec<Done>>,
+    values: Option<Arc<Reservation>>,
     shop: &Workshop,
-    region: &Region,
 ) -> Result<crate::batch::Batch> {
     let rows = rows?;
     shop.look_at_labels(&rows);
-    // Rows' windows into the region for reads end with the packing, and their rooms with them.
-    let (cells, _rooms): (Vec<_>, Vec<_>) =
-        rows.into_iter().map(|row| ((row.sample, row.cells), row.room)).unzip();
-    slot.assemble(cells, region).await
+    slot.assemble(rows.into_iter().map(|row| (row.sample, row.cells)).collect(), values.as_deref())
 }
 
 /// Brings pages into the cache folder ahead of the planner.

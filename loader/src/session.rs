@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 
-use forebay_cache::memory::{Arena, Region, Unpinned};
+use forebay_cache::memory::{Arena, Held, Unpinned};
 use forebay_cache::origin::{Origin, Origins};
 use forebay_cache::{Cache, CacheOptions};
 use parking_lot::Mutex;
@@ -18,11 +18,15 @@ use crate::error::{Error, Result};
 use crate::options::CacheSettings;
 
 /// The least host memory that does anything useful: four blocks on their way, reads and two small batches.
-const LEAST_MEMORY_BYTES: u64 = 64 << 20;
+pub(crate) const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Memory from which an owner serves other processes what is not on disk.
 const LEAST_SHARED_BYTES: usize = 16 << 20;
 const MOST_SHARED_BYTES: usize = 32 << 20;
+
+/// Memory for the block index's pages and for checksums: what [`CacheOptions::bookkeeping_bytes`] takes by default, less under small limits.
+const MOST_BOOKKEEPING_BYTES: usize = 48 << 20;
+const LEAST_BOOKKEEPING_BYTES: usize = 2 << 20;
 
 /// Reads and writes of cache files in flight at once: deep enough for NVMe, few enough to stay fair.
 const IO_DEPTH: usize = 64;
@@ -34,10 +38,10 @@ static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Session>>>> = LazyLock::new(Mu
 pub struct Session {
     settings: CacheSettings,
     cache: Cache,
-    origins: Arc<Origins>,
+    origins: Arc<dyn Origin>,
     arena: Arena,
-    /// Held, never allocated from: the cache maps as much for other processes, as a memfd of its own.
-    _shared: Region,
+    /// What the cache maps for other processes, as a memfd of its own, and what its bookkeeping keeps on the heap.
+    _beside: Held,
     io: forebay_cache::io::Report,
     pid: u32,
     /// Taken on drop: a runtime must not be dropped where it runs tasks, and not at all in a forked child.
@@ -61,6 +65,11 @@ impl Session {
     }
 
     fn new(dir: &Path, settings: &CacheSettings) -> Result<Self> {
+        Self::over(Arc::new(Origins::new(settings.storage_options.clone())?), dir, settings)
+    }
+
+    /// A session whose objects come from `origin`.
+    pub(crate) fn over(origin: Arc<dyn Origin>, dir: &Path, settings: &CacheSettings) -> Result<Self> {
         let limit = settings.host_memory_limit_bytes;
         if limit < LEAST_MEMORY_BYTES {
             return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
@@ -79,10 +88,12 @@ impl Session {
         let arena = Arena::new(limit, Arc::new(Unpinned))?;
         // Half for the cache: what its other processes on this node are served from, blocks on their way, and the host tier. The other
         // half is carved by loaders, for batches and reads.
-        let shared_bytes = (arena.limit_bytes() / 16).clamp(LEAST_SHARED_BYTES, MOST_SHARED_BYTES);
-        let shared = arena.region("other processes of the cache folder", shared_bytes)?;
+        let (shared_bytes, bookkeeping_bytes) =
+            (shared_bytes(arena.limit_bytes()), bookkeeping_bytes(arena.limit_bytes()));
+        let beside =
+            arena.hold("what the cache keeps beside its blocks", shared_bytes + bookkeeping_bytes)?;
         let blocks = arena.region("cache blocks", arena.limit_bytes() / 2 - shared_bytes)?;
-        let origins = Arc::new(Origins::new(settings.storage_options.clone())?);
+        let origins = origin;
         std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
             path: dir.into(),
             what: "it could not be made; name a cache_dir on a local disk that may be written".into(),
@@ -94,6 +105,7 @@ impl Session {
         options.runtime = Some(runtime.handle().clone());
         options.sharing.memory_bytes = shared_bytes;
         options.sharing.patience = settings.patience;
+        options.bookkeeping_bytes = bookkeeping_bytes;
         let cache = {
             let _inside = runtime.enter();
             Cache::open(options)?
@@ -104,7 +116,7 @@ impl Session {
             cache,
             origins,
             arena,
-            _shared: shared,
+            _beside: beside,
             io: report,
             pid: std::process::id(),
             runtime: Some(runtime),
@@ -202,6 +214,22 @@ impl Drop for Session {
         }
         runtime.shutdown_background();
     }
+}
+
+fn shared_bytes(limit_bytes: usize) -> usize {
+    (limit_bytes / 16).clamp(LEAST_SHARED_BYTES, MOST_SHARED_BYTES)
+}
+
+fn bookkeeping_bytes(limit_bytes: usize) -> usize {
+    (limit_bytes / 48).clamp(LEAST_BOOKKEEPING_BYTES, MOST_BOOKKEEPING_BYTES)
+}
+
+/// What of a limit the loaders of a folder share, in whole pages.
+pub(crate) fn loaders_bytes(limit_bytes: usize) -> usize {
+    const PAGE: usize = 4096;
+    let beside = shared_bytes(limit_bytes) + bookkeeping_bytes(limit_bytes);
+    let blocks = (limit_bytes / 2).saturating_sub(shared_bytes(limit_bytes));
+    limit_bytes.saturating_sub(beside.next_multiple_of(PAGE) + blocks.next_multiple_of(PAGE))
 }
 
 /// The folder's absolute path, without asking that it exists.

@@ -1,6 +1,6 @@
 //! A batch as plain Python objects; `forebay.Batch` is made of them in `forebay/_batch.py`.
 
-use forebay_loader::batch::{Batch, Column};
+use forebay_loader::batch::{Batch, Column, Text};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -23,7 +23,7 @@ fn column_to_python(py: Python<'_>, column: Column) -> PyResult<Bound<'_, PyAny>
             PyList::new(py, arrays)?
         }
         // JSON is parsed by Python's own parser, which knows which objects it makes.
-        Column::Text(rows) | Column::Json(rows) => PyList::new(py, rows)?,
+        Column::Text(rows) | Column::Json(rows) => PyList::new(py, rows.iter().map(Text::as_str))?,
         Column::Bytes(rows) => PyList::new(py, rows.iter().map(|row| PyBytes::new(py, row)))?,
     };
     Ok(list.into_any())

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::arena::{Ground, give_back};
 use super::budget::Share;
@@ -34,6 +34,8 @@ struct Shared {
     ground: Arc<Ground>,
     /// What the region was given, as (offset, length) in the mapping.
     parts: Vec<(usize, usize)>,
+    /// Told when nothing is used any more.
+    empty: Notify,
     state: Mutex<State>,
 }
 
@@ -50,7 +52,9 @@ impl Region {
     pub(super) fn new(what: &'static str, ground: Arc<Ground>, parts: Vec<(usize, usize)>) -> Self {
         let mut state = State { free: Vec::new(), used: 0, peak: 0, waiters: VecDeque::new(), closed: false };
         parts.iter().for_each(|&(offset, len)| give_back(&mut state.free, offset, len));
-        Self { shared: Arc::new(Shared { what, ground, parts, state: Mutex::new(state) }) }
+        Self {
+            shared: Arc::new(Shared { what, ground, parts, empty: Notify::new(), state: Mutex::new(state) }),
+        }
     }
 
     /// Gives back to the arena what is free now, and what is used as soon as it is let go: nothing is allocated from here any more.
@@ -97,6 +101,18 @@ impl Region {
             return None;
         }
         self.shared.take(&mut state, pages, bytes)
+    }
+
+    /// Waits until nothing that was allocated is used any more.
+    pub async fn drained(&self) {
+        loop {
+            // Made before the look: what is told between the two is heard.
+            let told = self.shared.empty.notified();
+            if self.used_bytes() == 0 {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Where a lease lies in the memory that this region was carved from; none where it is not this region's.
@@ -159,6 +175,9 @@ impl Shared {
     fn put(self: &Arc<Self>, offset: usize, pages: usize) {
         let mut state = self.state.lock();
         state.used -= pages;
+        if state.used == 0 {
+            self.empty.notify_waiters();
+        }
         if state.closed {
             drop(state);
             self.ground.give_back(offset, pages);
@@ -373,7 +392,10 @@ mod tests {
         assert!(matches!(waits.await, Err(Error::Closed)));
         assert!(matches!(region.allocate(1).await, Err(Error::Closed)) && region.try_allocate(1).is_none());
         assert_eq!(arena.free_bytes(), (1 << 20) - 2 * PAGE);
+        let mut drained = Box::pin(region.drained());
+        assert!(futures::poll!(&mut drained).is_pending());
         drop(lease);
+        drained.await;
         assert_eq!(arena.free_bytes(), 1 << 20);
         drop(region);
         arena.region("again", 1 << 20).unwrap();

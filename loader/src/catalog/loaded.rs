@@ -56,6 +56,11 @@ impl Loaded {
         Ok(index)
     }
 
+    /// Lets all of them go.
+    pub(crate) fn clear(&self) {
+        self.state.lock().shards.clear();
+    }
+
     /// Lets the index of `shard` go.
     pub(crate) fn forget(&self, shard: u32) {
         self.state.lock().shards.remove(&shard);

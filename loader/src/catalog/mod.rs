@@ -332,6 +332,11 @@ impl Catalog {
         }
     }
 
+    /// Frees the indexes in memory.
+    pub(crate) fn forget_indexes(&self) {
+        self.loaded.clear();
+    }
+
     /// Forgets what a sidecar said of a shard, since it turned out wrong: the next loader looks again.
     pub async fn distrust(&self, shard: u32) -> Result<()> {
         self.loaded.forget(shard);

@@ -8,6 +8,8 @@ pub struct DecodeError {
     pub what: String,
     /// Bytes from the start of the member.
     pub offset: Option<u64>,
+    /// Bytes of memory with which it may succeed, where the limit on them is what is wrong.
+    pub needs_bytes: Option<u64>,
 }
 
 /// The module's result.
@@ -16,12 +18,12 @@ pub type Result<T, E = DecodeError> = std::result::Result<T, E>;
 impl DecodeError {
     /// An error of the member as a whole.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), offset: None }
+        Self { what: what.into(), offset: None, needs_bytes: None }
     }
 
     /// An error at a byte of the member.
     pub fn at(what: impl Into<String>, offset: u64) -> Self {
-        Self { what: what.into(), offset: Some(offset) }
+        Self { what: what.into(), offset: Some(offset), needs_bytes: None }
     }
 }
 

@@ -13,6 +13,9 @@ use super::limits::Limits;
 use super::orientation::{Orientation, Size};
 use super::scratch;
 
+/// What a decoder may take for a header, whatever its picture may: profiles and tables of colours.
+const LEAST_ALLOWED: u64 = 2 << 20;
+
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -76,7 +79,6 @@ pub(super) fn decode(
     rgb: &mut Vec<u8>,
 ) -> Result<(Size, Orientation)> {
     let stored = read(bytes, format, limits, aside)?;
-    limits.check_bytes(format.name(), stored.size.pixels() * 3)?;
     if stored.color == ColorType::Rgb8 {
         std::mem::swap(aside, rgb);
     } else {
@@ -86,6 +88,42 @@ pub(super) fn decode(
         })?;
     }
     Ok((stored.size, stored.orientation))
+}
+
+/// The size as stored, how to turn it, and what decoding to RGB holds at once: nothing is decoded.
+pub(super) fn header(bytes: &[u8], format: Format, limits: &Limits) -> Result<(Size, Orientation, u64)> {
+    guarded(format, || {
+        let mut decoder = open(bytes, format, limits)?;
+        let (width, height) = decoder.dimensions();
+        let size = Size { width, height };
+        limits.check_pixels(format.name(), size)?;
+        let held = held_bytes(&decoder);
+        Ok((size, turned(&mut decoder), held))
+    })
+}
+
+fn open<'a>(bytes: &'a [u8], format: Format, limits: &Limits) -> Result<impl ImageDecoder + use<'a>> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format.of_image_crate());
+    let mut bounds = image::Limits::no_limits();
+    bounds.max_alloc = Some(limits.max_decode_bytes.max(LEAST_ALLOWED));
+    reader.limits(bounds);
+    reader.into_decoder().map_err(|error| failed(format, &error))
+}
+
+/// A picture as stored, once more inside the decoder, and as RGB.
+fn held_bytes(decoder: &impl ImageDecoder) -> u64 {
+    let (width, height) = decoder.dimensions();
+    decoder.total_bytes().saturating_mul(2).saturating_add(Size { width, height }.pixels().saturating_mul(3))
+}
+
+fn failed(format: Format, error: &image::ImageError) -> DecodeError {
+    DecodeError::new(format!("{}: {error}", format.name()))
+}
+
+/// Damaged metadata does not make the pixels wrong: Pillow shows such pictures as stored.
+fn turned(decoder: &mut impl ImageDecoder) -> Orientation {
+    let found = decoder.orientation().ok();
+    found.and_then(|found| Orientation::from_exif(found.to_exif())).unwrap_or_default()
 }
 
 /// A picture in a format's own colours.
@@ -100,26 +138,18 @@ pub(super) struct Stored {
 /// Decodes `bytes` to the start of `out`, in native byte order.
 pub(super) fn read(bytes: &[u8], format: Format, limits: &Limits, out: &mut Vec<u8>) -> Result<Stored> {
     guarded(format, || {
-        let failed = |error: image::ImageError| DecodeError::new(format!("{}: {error}", format.name()));
-        let mut reader = ImageReader::with_format(Cursor::new(bytes), format.of_image_crate());
-        let mut bounds = image::Limits::no_limits();
-        bounds.max_alloc = Some(limits.max_decode_bytes);
-        reader.limits(bounds);
-        let mut decoder = reader.into_decoder().map_err(failed)?;
+        let mut decoder = open(bytes, format, limits)?;
         let (width, height) = decoder.dimensions();
         let size = Size { width, height };
         limits.check_pixels(format.name(), size)?;
-        limits.check_bytes(format.name(), decoder.total_bytes())?;
-        // Damaged metadata does not make the pixels wrong: Pillow shows such pictures as stored.
-        let orientation = decoder.orientation().ok();
-        let orientation =
-            orientation.and_then(|found| Orientation::from_exif(found.to_exif())).unwrap_or_default();
+        limits.check_bytes(format.name(), held_bytes(&decoder))?;
+        let orientation = turned(&mut decoder);
         let color = decoder.color_type();
         let length = decoder.total_bytes() as usize;
         scratch::grow(out, length);
         // Decoders of frames that do not cover the picture leave the rest as it was.
         out[..length].fill(0);
-        decoder.read_image(&mut out[..length]).map_err(failed)?;
+        decoder.read_image(&mut out[..length]).map_err(|error| failed(format, &error))?;
         Ok(Stored { size, color, orientation, bytes: length })
     })
 }

@@ -161,6 +161,23 @@ impl Geometry {
         stage.window = stage.unwind(window.x, window.y, window.size);
     }
 
+    /// Bytes that its stages hold at once at most, beside the first one's input and the last one's output: what earlier stages give, and
+    /// what a resize keeps between its two passes and before it is turned or padded.
+    pub(super) fn stage_bytes(&self, channels: u64) -> u64 {
+        let product = |width: u32, height: u32| u64::from(width) * u64::from(height);
+        let one = |(number, stage): (usize, &Stage)| {
+            let kept = Size {
+                width: stage.scaled.width.min(stage.window.size.width),
+                height: stage.scaled.height.min(stage.window.size.height),
+            };
+            let between = product(kept.width, stage.crop.height).max(product(stage.crop.width, kept.height));
+            let resized = if stage.filter.is_some() { between + kept.pixels() } else { 0 };
+            let output = if number + 1 < self.stages.len() { stage.output().pixels() } else { 0 };
+            resized.saturating_add(output)
+        };
+        self.stages.iter().enumerate().map(one).fold(0u64, u64::saturating_add).saturating_mul(channels)
+    }
+
     /// With every filter replaced by the nearest pixel: for class indexes, which must not be mixed.
     pub fn nearest(&self) -> Self {
         let mut geometry = self.clone();

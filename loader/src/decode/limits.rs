@@ -12,7 +12,8 @@ pub(super) const MAX_SCANS: u32 = 100;
 pub struct Limits {
     /// Pixels that a header may claim. Default: 178,956,970, where Pillow too refuses to go on.
     pub max_pixels: u64,
-    /// Bytes that decoding one image may hold at once in one buffer: pixels, coefficients, output. Default: 1 GiB.
+    /// Bytes that decoding one image may hold at once beside the output's slot: pixels, coefficients, stages. Default: 1 GiB. An image
+    /// that needs more is an error that says how much.
     pub max_decode_bytes: u64,
     /// Scratch bytes that a [`Decoder`](super::Decoder) keeps from one image to the next. Default: 16 MiB, which covers
     /// photographs of about 5 megapixels.
@@ -42,10 +43,11 @@ impl Limits {
 
     pub(super) fn check_bytes(&self, what: &str, bytes: u64) -> Result<()> {
         if bytes > self.max_decode_bytes {
-            return Err(DecodeError::new(format!(
-                "{what}: decoding needs a buffer of {bytes} bytes, the limit is {}",
+            let what = format!(
+                "{what}: decoding needs {bytes} bytes at once, the limit is {}",
                 self.max_decode_bytes
-            )));
+            );
+            return Err(DecodeError { needs_bytes: Some(bytes), ..DecodeError::new(what) });
         }
         Ok(())
     }

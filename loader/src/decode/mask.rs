@@ -29,6 +29,7 @@ pub(super) fn indexes(
             if header.components != 1 {
                 return Err(several("JPEG", "colours"));
             }
+            limits.check_bytes("JPEG", header.coefficient_bytes + header.size.pixels() * 4)?;
             open.decode(Rect::all(header.size), 1, limits, &mut buffers.source)?;
             let pixels = header.size.pixels() as usize;
             let grey = buffers.source.as_chunks::<3>().0[..pixels].iter().map(|pixel| pixel[0]).collect();
@@ -66,7 +67,7 @@ fn png_indexes(bytes: &[u8], limits: &Limits) -> Result<(Vec<u8>, Size, Orientat
         return Err(several("PNG", &format!("{color:?} samples of {} bits", depth as u8)));
     }
     let length = reader.output_buffer_size().unwrap_or(usize::MAX);
-    limits.check_bytes("PNG", length as u64)?;
+    limits.check_bytes("PNG", (length as u64).saturating_add(size.pixels()))?;
     let mut packed = vec![0; length];
     let line = reader.next_frame(&mut packed).map_err(failed)?.line_size;
     Ok((unpack(&packed, line, size, depth as u32), size, orientation))

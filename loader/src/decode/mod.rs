@@ -26,7 +26,7 @@ pub mod scalar;
 mod scratch;
 mod stored;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod torchvision;
 
 pub use error::{DecodeError, Result};
@@ -69,6 +69,9 @@ impl Decoded {
     }
 }
 
+/// Columns that a JPEG is decoded beyond a region, at most: whole blocks of the coarsest sampling at either side.
+const MARGINS: u64 = 2 * 32;
+
 /// Decodes one member after another; one per thread.
 #[derive(Debug)]
 pub struct Decoder {
@@ -104,6 +107,35 @@ impl Decoder {
     /// A decoder with these bounds.
     pub fn new(limits: Limits) -> Self {
         Self { limits, jpeg: None, resampler: Resampler::default(), buffers: Buffers::default() }
+    }
+
+    /// Sets [`Limits::max_decode_bytes`] for the images that follow.
+    pub fn set_max_decode_bytes(&mut self, bytes: u64) {
+        self.limits.max_decode_bytes = bytes;
+    }
+
+    /// What becomes of an image, from its header alone.
+    ///
+    /// # Errors
+    /// Bytes that are no image of a known format, a damaged header, more pixels than the limit.
+    pub fn geometry(
+        &mut self,
+        bytes: &[u8],
+        transforms: &[Transform],
+        draws: &dyn Draws,
+    ) -> Result<Geometry> {
+        let (size, orientation) = match formats::sniff(bytes)? {
+            Format::Jpeg => {
+                let header = decompressor(&mut self.jpeg)?.open(bytes, &self.limits)?.header();
+                (header.size, header.orientation)
+            }
+            other => {
+                let (size, orientation, _) = formats::header(bytes, other, &self.limits)?;
+                (size, orientation)
+            }
+        };
+        let unbounded = Limits { max_decode_bytes: u64::MAX, ..self.limits };
+        resolve(transforms, orientation.size(size), draws, &unbounded)
     }
 
     /// Bytes of scratch memory held between images: at most [`Limits::max_scratch_bytes`].
@@ -164,6 +196,11 @@ impl Decoder {
             Work::Resize(resize) => resize.region_scaled(denominator).map(|(region, _)| region),
             Work::Gather(_) => work.region(),
         };
+        let pixels = region.map_or(0, |region| region.size().pixels() + MARGINS * u64::from(region.height));
+        let channels = if header.components == 4 { 4 } else { 3 };
+        // The decoder of coefficients copies what it reads.
+        let needed = header.coefficient_bytes + pixels * channels + bytes.len() as u64;
+        limits.check_bytes("JPEG", needed.saturating_add(geometry.stage_bytes(3)))?;
         let mut source = std::mem::take(&mut buffers.source);
         let nothing = Rect { x: 0, y: 0, width: 0, height: 0 };
         let held = match region {
@@ -185,9 +222,11 @@ impl Decoder {
         out: ImageOut<'_>,
     ) -> Result<Decoded> {
         let Self { limits, resampler, buffers, .. } = self;
+        let (size, orientation, held) = formats::header(bytes, format, limits)?;
+        let geometry = resolve(transforms, orientation.size(size), draws, limits)?;
+        limits.check_bytes(format.name(), held.saturating_add(geometry.stage_bytes(3)))?;
         let mut source = std::mem::take(&mut buffers.source);
         let (size, orientation) = formats::decode(bytes, format, limits, &mut buffers.aside, &mut source)?;
-        let geometry = resolve(transforms, orientation.size(size), draws, limits)?;
         let work = Work::new(&geometry.stages[0], orientation);
         let view = View { pixels: &source[..size.pixels() as usize * 3], held: Rect::all(size) };
         let result = finish(geometry, &work, 1, view, Tools { limits, resampler, buffers }, out);
@@ -206,6 +245,7 @@ impl Decoder {
             )));
         }
         let geometry = geometry.nearest();
+        limits.check_bytes("mask", (size.pixels() * 3).saturating_add(geometry.stage_bytes(1)))?;
         let pixels = output(geometry.output(), 1, limits, out, |target| {
             let mut now = indexes;
             let mut held = Rect::all(size);

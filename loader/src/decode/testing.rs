@@ -9,13 +9,13 @@ use turbojpeg_sys as tj;
 use super::orientation::Size;
 
 /// RGB pixels.
-pub(super) struct Picture {
-    pub(super) size: Size,
-    pub(super) pixels: Vec<u8>,
+pub(crate) struct Picture {
+    pub(crate) size: Size,
+    pub(crate) pixels: Vec<u8>,
 }
 
 /// Gradients, edges and grain, so that every coefficient and chroma edge counts.
-pub(super) fn photo(width: u32, height: u32) -> Picture {
+pub(crate) fn photo(width: u32, height: u32) -> Picture {
     let mut grain = 0x2545_F491u32;
     let mut pixels = Vec::with_capacity((width * height * 3) as usize);
     for y in 0..height {
@@ -31,7 +31,7 @@ pub(super) fn photo(width: u32, height: u32) -> Picture {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subsampling {
+pub(crate) enum Subsampling {
     S444,
     S422,
     S420,
@@ -41,12 +41,12 @@ pub(super) enum Subsampling {
 }
 
 /// How a JPEG is written.
-pub(super) struct Encoded {
-    pub(super) subsampling: Subsampling,
-    pub(super) progressive: bool,
-    pub(super) cmyk: bool,
-    pub(super) restarts: bool,
-    pub(super) quality: i32,
+pub(crate) struct Encoded {
+    pub(crate) subsampling: Subsampling,
+    pub(crate) progressive: bool,
+    pub(crate) cmyk: bool,
+    pub(crate) restarts: bool,
+    pub(crate) quality: i32,
 }
 
 impl Default for Encoded {
@@ -56,7 +56,7 @@ impl Default for Encoded {
 }
 
 /// Encodes `picture`; as CMYK its channels are three of the inks.
-pub(super) fn jpeg(picture: &Picture, how: &Encoded) -> Vec<u8> {
+pub(crate) fn jpeg(picture: &Picture, how: &Encoded) -> Vec<u8> {
     let (pixels, format, channels) = if how.cmyk {
         let inks = picture.pixels.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [r, g, b, 255 - r / 4]);
         (inks.collect(), tj::TJPF_TJPF_CMYK, 4)
@@ -106,7 +106,7 @@ pub(super) fn jpeg(picture: &Picture, how: &Encoded) -> Vec<u8> {
 }
 
 /// The same file with an EXIF block that says `orientation`.
-pub(super) fn with_exif(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+pub(crate) fn with_exif(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
     let mut bytes = jpeg[..2].to_vec();

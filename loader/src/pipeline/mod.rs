@@ -6,3 +6,4 @@ pub(crate) mod row;
 pub(crate) mod sample;
 pub(crate) mod slot;
 pub(crate) mod sorted;
+pub(crate) mod values;

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
-use forebay_cache::memory::{Region, Row};
+use forebay_cache::memory::{Budget, Region, Row};
 use forebay_cache::{ByteRange, Cache, Lease, Tiers};
 use futures::future::try_join_all;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot, watch};
 
 use super::account::Account;
 use super::queue::{Gauges, Stage};
-use super::sample::SharedDecoder;
-use super::slot::{Cell, RowSample, Value};
+use super::sample::{SharedDecoder, Stopped};
+use super::slot::{Cell, Form, RowSample};
 use super::sorted::{self, SortedLabels};
+use super::values::{Refused, Reservation};
 use crate::catalog::{Catalog, Found};
 use crate::dataset::{Malformed, MemberEntry, shown, tar};
 use crate::error::{Error, Result};
+use crate::memory::{Parts, Split};
 use crate::options::OnError;
 use crate::plan::{EpochRng, Order, OrderSpec};
 use crate::report::Reporter;
@@ -33,6 +35,10 @@ pub(crate) struct Workshop {
     pub(crate) order: OnceCell<Arc<Order>>,
     pub(crate) spec: OrderSpec,
     pub(crate) reads: Region,
+    /// For images that need more than a thread's own scratch.
+    pub(crate) large: Budget,
+    pub(crate) parts: Parts,
+    pub(crate) split: Split,
     pub(crate) pool: Arc<rayon::ThreadPool>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) account: Arc<Account>,
@@ -41,6 +47,8 @@ pub(crate) struct Workshop {
     /// Which column holds a label, and whether labels look sorted; none where it doesn't matter.
     pub(crate) sorted: Option<(usize, Arc<SortedLabels>)>,
     pub(crate) draws: EpochRng,
+    /// Dropped with the last task of the epoch.
+    pub(crate) running: watch::Sender<()>,
 }
 
 /// A sample's name in errors.
@@ -56,16 +64,21 @@ pub(crate) struct Job {
     pub(crate) number: u64,
     pub(crate) sample: Found,
     pub(crate) cells: Vec<Option<Row>>,
+    /// Its number in the batch.
+    pub(crate) row: usize,
+    /// What its batch takes for values of sizes that the layout doesn't know; none where there are none.
+    pub(crate) values: Option<Arc<Reservation>>,
 }
 
-/// A row that is done. `room` is its share of the memory for reads, held as long as a cell is a window into it, and let go at once where
-/// none is: a batch's pixels may be read through far less memory than the batch's files take together.
+/// A row that is done. Nothing of it is in the memory for reads any more.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) sample: RowSample,
     pub(crate) cells: Vec<Cell>,
-    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
+
+/// Places to decode to, and the forms of those that the layout doesn't know.
+type Places = (Vec<Option<Row>>, Vec<Option<Form>>);
 
 impl Workshop {
     /// Most bytes of the region for reads that a sample's reads take: whole granules.
@@ -82,36 +95,28 @@ impl Workshop {
         self.order.get_or_try_init(find).await
     }
 
-    /// Of these, the bytes that stay until the batch is packed: those of members that are handed on as they were read.
-    pub(crate) fn held_bytes(&self, sample: &Found) -> u64 {
-        if !self.decoder.hands_on() {
-            return 0;
-        }
-        self.room_bytes(sample)
-    }
-
-    /// Makes one row. `room` covers what the sample's reads take.
+    /// Makes one row. `room` covers what the sample's reads take, and ends with it.
     pub(crate) async fn row(&self, job: Job, room: OwnedSemaphorePermit) -> Result<Done> {
-        let Job { position, mut number, mut sample, mut cells } = job;
+        let _room = room;
+        let Job { position, mut number, mut sample, cells, row, values } = job;
+        let fixed: Vec<bool> = cells.iter().map(Option::is_some).collect();
+        let mut places: Places = (cells, vec![None; fixed.len()]);
+        if let Some(values) = &values {
+            values.turn().await;
+        }
         let mut attempt = 0;
         loop {
-            let (back, made) = self.make(&sample, number, cells).await;
+            let made = self.make(&sample, number, &mut places, row, values.as_deref()).await;
             let error = match made {
-                Ok(values) => {
-                    let cells = back.into_iter().zip(values).map(into_cell).collect::<Option<Vec<Cell>>>();
-                    let cells =
-                        cells.ok_or_else(|| Error::Panic { message: "a field was not decoded".into() })?;
-                    // A stand-in was read without a room of its own: it must not keep memory that its batch waits for.
-                    let cells: Vec<Cell> = match attempt {
-                        0 => cells,
-                        _ => cells.into_iter().map(Cell::detached).collect(),
-                    };
-                    let room = cells.iter().any(Cell::is_window).then_some(room);
+                Ok(()) => {
+                    if let Some(values) = values.filter(|values| !values.settles_early()) {
+                        values.settle(&places.1).await?;
+                    }
+                    let (rows, forms) = places;
                     let label = label(&sample);
                     return Ok(Done {
                         sample: RowSample { shard: sample.at.shard, index: sample.at.index, label },
-                        cells,
-                        room,
+                        cells: rows.into_iter().zip(forms).map(|(row, form)| Cell { row, form }).collect(),
                     });
                 }
                 Err(error) => error,
@@ -120,7 +125,12 @@ impl Workshop {
                 return Err(error);
             }
             self.account.skip(&error)?;
-            cells = back;
+            if let Some(values) = &values {
+                values.let_go(&places.1);
+            }
+            let (rows, forms) = &mut places;
+            rows.iter_mut().zip(&fixed).filter(|(_, fixed)| !**fixed).for_each(|(row, _)| *row = None);
+            forms.fill(None);
             attempt += 1;
             let Some(next) = self.order().await?.replacement(position, attempt) else {
                 return Err(Error::Dataset {
@@ -139,7 +149,7 @@ impl Workshop {
     pub(crate) fn look_at_labels(&self, rows: &[Done]) {
         let Some((column, labels)) = &self.sorted else { return };
         let pairs = rows.iter().filter_map(|row| match row.cells.get(*column) {
-            Some(Cell::Row(cell)) => Some((row.sample.shard, sorted::label(cell)?)),
+            Some(Cell { row: Some(cell), .. }) => Some((row.sample.shard, sorted::label(cell)?)),
             _ => None,
         });
         if labels.look(pairs) {
@@ -153,15 +163,16 @@ impl Workshop {
 
     /// An error where a stand-in's reads don't fit into the part of the region that rooms leave free.
     fn check_stand_in(&self, sample: &Found) -> Result<()> {
-        let (needed, free) = (self.room_bytes(sample), self.reads.capacity_bytes() as u64 / 8);
-        if needed <= free {
+        let free = |reads: usize| reads as u64 / 8;
+        let (needed, free_bytes) = (self.room_bytes(sample), free(self.reads.capacity_bytes()));
+        if needed <= free_bytes {
             return Ok(());
         }
         Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
-            limit_bytes: free,
-            needed_bytes: needed,
+            limit_bytes: self.split.limit_bytes(),
+            needed_bytes: self.split.least(|parts| free(parts.reads) >= needed),
             what: format!(
-                "reading {} at byte {} of {} in place of a skipped sample, an eighth of the memory for reads is for that",
+                "reading {} at byte {} of {} in place of a skipped sample takes {needed} bytes, an eighth of the memory for reads is for that",
                 sample.entry.key(),
                 sample.entry.header_offset(),
                 sample.object.location
@@ -169,17 +180,43 @@ impl Workshop {
         }))
     }
 
-    /// Reads and decodes a sample. The cells come back whatever happens: another sample may need them.
+    /// Reads and decodes a sample into its places, those of a fixed size and those that it takes. They stay as they are where the sample's
+    /// batch can't be made.
     async fn make(
         &self,
         sample: &Found,
         number: u64,
-        cells: Vec<Option<Row>>,
-    ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
-        match self.read(sample).await {
-            Ok(members) => self.decode(sample, number, members, cells).await,
-            Err(error) => (cells, Err(error)),
+        places: &mut Places,
+        row: usize,
+        values: Option<&Reservation>,
+    ) -> Result<()> {
+        let members: Arc<[Lease]> = self.read(sample).await?.into();
+        if let Some(values) = values {
+            let (decoder, draws) = (self.decoder.clone(), self.draws);
+            let (found, bytes) = (sample.clone(), members.clone());
+            let measure = move || decoder.measure(&found, &bytes, draws, number);
+            let forms = match self.decoder.measures_pictures() {
+                true => self.on_worker(measure).await?.unwrap_or_else(|panic| Err(panicked(&*panic)))?,
+                false => measure()?,
+            };
+            let taken = {
+                let _inside = self.gauges.enter(Stage::Memory);
+                let taken = values.take(row, &forms, &label(sample)).await;
+                if values.settles_early() && taken.is_ok() {
+                    values.settle(&forms).await?;
+                }
+                taken
+            };
+            let taken = taken.map_err(|refused| match refused {
+                Refused::Failed(error) => error,
+                Refused::Sample(what) => self.decoder.values_too_large(sample, &forms, what),
+            })?;
+            places.1 = forms;
+            let Some(taken) = taken else { return Ok(()) };
+            let missing = places.0.iter_mut().zip(taken).filter(|(place, _)| place.is_none());
+            missing.for_each(|(place, taken)| *place = taken);
         }
+        self.decode(sample, number, members, &mut places.0).await
     }
 
     /// Each field's bytes.
@@ -228,38 +265,64 @@ impl Workshop {
         Err(Malformed::new(member.header_offset(), what).at(&sample.object.location))
     }
 
-    /// Decodes on a worker; this task waits without a thread.
+    /// Decodes into `cells`; an image that needs more than a thread's own scratch waits for it first.
     async fn decode(
         &self,
         sample: &Found,
         number: u64,
-        members: Vec<Lease>,
-        mut cells: Vec<Option<Row>>,
-    ) -> (Vec<Option<Row>>, Result<Vec<Option<Value>>>) {
-        let (done, waiting) = oneshot::channel();
-        let (decoder, gauges, account) = (self.decoder.clone(), self.gauges.clone(), self.account.clone());
-        let draws = self.draws;
-        let found = sample.clone();
-        let inside = self.gauges.enter(Stage::Decode);
-        self.pool.spawn(move || {
-            let began = std::time::Instant::now();
-            let decode = || decoder.decode(&found, &members, &mut cells, draws, number);
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
-            account.decoded(began.elapsed());
-            drop(gauges);
-            drop(done.send((cells, made.unwrap_or_else(|panic| Err(panicked(&*panic))))));
-        });
-        let answer = waiting.await;
-        drop(inside);
-        answer.unwrap_or_else(|_| (Vec::new(), Err(Error::Closed)))
+        members: Arc<[Lease]>,
+        cells: &mut Vec<Option<Row>>,
+    ) -> Result<()> {
+        let own = self.parts.scratch as u64;
+        let (mut allowed, mut _share) = (own, None);
+        loop {
+            let (decoder, draws, account) = (self.decoder.clone(), self.draws, self.account.clone());
+            let (found, bytes, mut rows) = (sample.clone(), members.clone(), std::mem::take(cells));
+            let decode = move || {
+                let began = std::time::Instant::now();
+                let decode = || decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
+                let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+                account.decoded(began.elapsed());
+                (rows, made.unwrap_or_else(|panic| Err(Stopped::Failed(panicked(&*panic)))))
+            };
+            let (back, made) = match self.on_worker(decode).await? {
+                Ok(done) => done,
+                Err(panic) => return Err(panicked(&*panic)),
+            };
+            *cells = back;
+            let (bytes, field) = match made {
+                Ok(()) => return Ok(()),
+                Err(Stopped::Failed(error)) => return Err(error),
+                Err(Stopped::Needs { bytes, field }) => (bytes, field),
+            };
+            // What was taken is let go before more is waited for: nobody waits holding some.
+            drop(_share.take());
+            if bytes - own > self.large.capacity_bytes() as u64 {
+                let least = self.split.least(|parts| (parts.scratch + parts.large) as u64 >= bytes);
+                let what = format!(
+                    "decoding it holds {bytes} bytes at once, {} is the most for one image; the least host_memory_limit that works is {least}",
+                    own + self.large.capacity_bytes() as u64
+                );
+                return Err(self.decoder.too_large(sample, field, what));
+            }
+            let _inside = self.gauges.enter(Stage::Memory);
+            _share = Some(self.large.take((bytes - own) as usize).await?);
+            allowed = bytes;
+        }
     }
-}
 
-fn into_cell((row, value): (Option<Row>, Option<Value>)) -> Option<Cell> {
-    match (row, value) {
-        (_, Some(value)) => Some(Cell::Value(value)),
-        (Some(row), None) => Some(Cell::Row(row)),
-        (None, None) => None,
+    /// Runs on a decoding thread; this task waits without one.
+    async fn on_worker<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<std::thread::Result<T>> {
+        let (done, waiting) = oneshot::channel();
+        let _inside = self.gauges.enter(Stage::Decode);
+        self.pool.spawn(move || {
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            drop(done.send(made));
+        });
+        waiting.await.map_err(|_| Error::Closed)
     }
 }
 

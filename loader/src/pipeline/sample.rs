@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_cache::memory::Row;
 use forebay_cache::{Lease, ObjectMeta};
 
-use super::slot::{ColumnLayout, Layout, Payload, Value};
+use super::slot::{ColumnLayout, Form, Kind, Layout};
 use crate::catalog::Found;
 use crate::dataset::{MemberEntry, SampleEntry};
 use crate::decode::{self, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, npy, scalar};
@@ -27,6 +27,8 @@ pub(crate) struct SampleDecoder {
     limits: Limits,
     /// Images before the masks that take their geometry.
     turns: Vec<usize>,
+    /// Fields whose form depends on the sample, and images that such a mask takes its geometry from.
+    measured: Vec<bool>,
 }
 
 /// Shared by every row of a loader.
@@ -36,44 +38,19 @@ impl SampleDecoder {
     pub(crate) fn new(fields: Vec<Field>, limits: Limits) -> Self {
         let is_mask = |field: &Field| matches!(field.kind, FieldKind::Mask { .. });
         let (masks, others): (Vec<_>, Vec<_>) = (0..fields.len()).partition(|&field| is_mask(&fields[field]));
-        Self { fields, limits, turns: [others, masks].concat() }
+        let measured = (0..fields.len()).map(|field| measured(&fields, &fields[field])).collect();
+        Self { fields, limits, turns: [others, masks].concat(), measured }
     }
 
     /// How batches of these fields lie in memory.
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout_of(fields: &[Field]) -> Layout {
         let column = |field: &Field| ColumnLayout {
             name: field.name.clone(),
-            row: self.fixed_row(field),
+            row: fixed_row(fields, field),
+            kind: Kind::of(&field.kind),
             shapes: field.shapes,
         };
-        Layout { columns: self.fields.iter().map(column).collect() }
-    }
-
-    /// Type and shape of a field's row, where they don't depend on the sample.
-    fn fixed_row(&self, field: &Field) -> Option<(DType, Vec<usize>)> {
-        if field.shapes == crate::field::Shapes::Ragged {
-            return None;
-        }
-        match &field.kind {
-            FieldKind::Int => Some((DType::I64, vec![])),
-            FieldKind::Float => Some((DType::F64, vec![])),
-            FieldKind::Image { transforms, .. } => {
-                let (height, width) = decode::fixed_output(transforms)?;
-                Some((DType::U8, vec![height as usize, width as usize, 3]))
-            }
-            FieldKind::Mask { like } => {
-                let image = self.fields.iter().find(|field| field.name == *like)?;
-                let FieldKind::Image { transforms, .. } = &image.kind else { return None };
-                let (height, width) = decode::fixed_output(transforms)?;
-                Some((DType::U8, vec![height as usize, width as usize]))
-            }
-            _ => None,
-        }
-    }
-
-    /// True where a field's values may be windows into the memory that they were read into.
-    pub(crate) fn hands_on(&self) -> bool {
-        self.fields.iter().any(|field| matches!(field.kind, FieldKind::Bytes | FieldKind::Numpy))
+        Layout { columns: fields.iter().map(column).collect() }
     }
 
     /// The member of every field, in the fields' order.
@@ -95,76 +72,153 @@ impl SampleDecoder {
         self.fields.iter().map(member).collect()
     }
 
-    /// Decodes every field of a sample: into its cell where there is one, to a value where not.
+    /// Whether measuring opens pictures: work for a decoding thread.
+    pub(crate) fn measures_pictures(&self) -> bool {
+        let picture = |kind: &FieldKind| matches!(kind, FieldKind::Image { .. } | FieldKind::Mask { .. });
+        self.fields.iter().zip(&self.measured).any(|(field, measured)| *measured && picture(&field.kind))
+    }
+
+    /// Type and shape of every value that the layout doesn't know; from headers and lengths alone.
+    pub(crate) fn measure(
+        &self,
+        sample: &Found,
+        members: &[Lease],
+        draws: EpochRng,
+        number: u64,
+    ) -> Result<Vec<Option<Form>>> {
+        self.with_decoder(draws, number, |decoder, draws| {
+            let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
+            let mut forms: Vec<Option<Form>> = vec![None; self.fields.len()];
+            for &field in self.turns.iter().filter(|&&field| self.measured[field]) {
+                let bytes = &members[field];
+                let form = self.form(decoder, field, bytes, draws, &mut geometries);
+                let form = form.map_err(|error| self.at(sample, field, &error))?;
+                forms[field] = form.filter(|_| fixed_row(&self.fields, &self.fields[field]).is_none());
+            }
+            Ok(forms)
+        })
+    }
+
+    fn form(
+        &self,
+        decoder: &mut Decoder,
+        field: usize,
+        bytes: &[u8],
+        draws: &dyn Draws,
+        geometries: &mut [Option<Geometry>],
+    ) -> decode::Result<Option<Form>> {
+        let kind = &self.fields[field].kind;
+        let pixels = |geometry: &Geometry, channels: &[usize]| {
+            let size = geometry.output();
+            let shape = [&[size.height as usize, size.width as usize], channels].concat();
+            Form::new(DType::U8, shape)
+        };
+        Ok(Some(match kind {
+            FieldKind::Int | FieldKind::Float => return Ok(None),
+            FieldKind::Image { transforms, .. } => {
+                let geometry = geometries[field].insert(decoder.geometry(bytes, transforms, draws)?);
+                pixels(geometry, &[3])
+            }
+            FieldKind::Mask { like } => pixels(self.geometry_of(like, geometries)?, &[]),
+            FieldKind::Text | FieldKind::Json | FieldKind::Bytes => Form::new(DType::U8, [bytes.len()]),
+            FieldKind::Numpy => {
+                let header = npy::parse(bytes)?;
+                Form::new(header.dtype, header.shape)
+            }
+        }))
+    }
+
+    fn geometry_of<'a>(
+        &self,
+        like: &str,
+        geometries: &'a [Option<Geometry>],
+    ) -> decode::Result<&'a Geometry> {
+        let image = self.fields.iter().position(|field| field.name == like);
+        let geometry = image.and_then(|image| geometries[image].as_ref());
+        geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))
+    }
+
+    /// Decodes every field of a sample into its cell, holding at most `allowed_bytes` beside them.
     pub(crate) fn decode(
         &self,
         sample: &Found,
         members: &[Lease],
         cells: &mut [Option<Row>],
+        allowed_bytes: u64,
         draws: EpochRng,
         number: u64,
-    ) -> Result<Vec<Option<Value>>> {
-        DECODER.with_borrow_mut(|slot| {
-            let decoder = slot.get_or_insert_with(|| Decoder::new(self.limits));
-            let draws = |operation: u32, draw: u32| {
-                let mut random = draws.sample(number, operation);
-                (0..draw).fold(random.unit(), |_, _| random.unit())
-            };
-            let mut values: Vec<Option<Value>> = self.fields.iter().map(|_| None).collect();
+    ) -> Result<(), Stopped> {
+        self.with_decoder(draws, number, |decoder, draws| {
+            decoder.set_max_decode_bytes(allowed_bytes);
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
             for &field in &self.turns {
-                let (bytes, cell) = (&members[field], cells[field].as_deref_mut());
-                let kind = &self.fields[field].kind;
-                let made = self.field(decoder, kind, bytes, cell, &draws, &mut geometries, field);
-                values[field] = made.map_err(|error| self.at(sample, field, &error))?;
+                let missing = || Error::Panic { message: "a field has no place to be decoded to".into() };
+                let cell = cells[field].as_deref_mut().ok_or_else(missing).map_err(Stopped::Failed)?;
+                let made = self.field(decoder, field, &members[field], cell, draws, &mut geometries);
+                made.map_err(|error| match error.needs_bytes {
+                    Some(bytes) => Stopped::Needs { bytes, field },
+                    None => Stopped::Failed(self.at(sample, field, &error)),
+                })?;
             }
-            Ok(values)
+            Ok(())
         })
     }
 
-    #[allow(clippy::too_many_arguments)] // One call site; a struct of references would say less.
+    fn with_decoder<T>(
+        &self,
+        draws: EpochRng,
+        number: u64,
+        work: impl FnOnce(&mut Decoder, &dyn Draws) -> T,
+    ) -> T {
+        let draws = |operation: u32, draw: u32| {
+            let mut random = draws.sample(number, operation);
+            (0..draw).fold(random.unit(), |_, _| random.unit())
+        };
+        DECODER.with_borrow_mut(|slot| work(slot.get_or_insert_with(|| Decoder::new(self.limits)), &draws))
+    }
+
+    /// Frees what the calling thread's decoder keeps from image to image.
+    pub(crate) fn forget() {
+        DECODER.with_borrow_mut(|slot| *slot = None);
+    }
+
     fn field(
         &self,
         decoder: &mut Decoder,
-        kind: &FieldKind,
-        bytes: &Lease,
-        cell: Option<&mut [u8]>,
+        field: usize,
+        bytes: &[u8],
+        cell: &mut [u8],
         draws: &dyn Draws,
         geometries: &mut [Option<Geometry>],
-        field: usize,
-    ) -> decode::Result<Option<Value>> {
-        let pixels = |done: decode::Decoded, channels: &[usize]| {
-            let size = done.size();
-            let shape = [&[size.height as usize, size.width as usize], channels].concat();
-            done.pixels.map(|pixels| Value::Array { dtype: DType::U8, shape, bytes: Payload::Vec(pixels) })
-        };
-        let number = |bytes: [u8; 8], cell: Option<&mut [u8]>, dtype| match cell {
-            Some(cell) => {
-                cell.copy_from_slice(&bytes);
-                None
-            }
-            None => Some(Value::Array { dtype, shape: vec![], bytes: Payload::Vec(bytes.to_vec()) }),
-        };
-        Ok(match kind {
+    ) -> decode::Result<()> {
+        match &self.fields[field].kind {
             FieldKind::Image { transforms, decode } => {
-                let done = decoder.image(bytes, transforms, *decode, draws, out(cell))?;
-                geometries[field] = Some(done.geometry.clone());
-                pixels(done, &[3])
+                let done = decoder.image(bytes, transforms, *decode, draws, ImageOut::Slot(cell))?;
+                geometries[field] = Some(done.geometry);
             }
             FieldKind::Mask { like } => {
-                let image = self.fields.iter().position(|field| field.name == *like);
-                let geometry = image.and_then(|image| geometries[image].as_ref());
-                let geometry =
-                    geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))?;
-                pixels(decoder.mask(bytes, geometry, out(cell))?, &[])
+                decoder.mask(bytes, self.geometry_of(like, geometries)?, ImageOut::Slot(cell))?;
             }
-            FieldKind::Int => number(scalar::int(bytes)?.to_ne_bytes(), cell, DType::I64),
-            FieldKind::Float => number(scalar::float(bytes)?.to_ne_bytes(), cell, DType::F64),
-            FieldKind::Text => Some(Value::Text(scalar::text(bytes)?.to_owned())),
-            FieldKind::Json => Some(Value::Json(scalar::json(bytes)?.to_owned())),
-            FieldKind::Bytes => Some(Value::Bytes(bytes.clone())),
-            FieldKind::Numpy => Some(array(bytes)?),
-        })
+            FieldKind::Int => cell.copy_from_slice(&scalar::int(bytes)?.to_ne_bytes()),
+            FieldKind::Float => cell.copy_from_slice(&scalar::float(bytes)?.to_ne_bytes()),
+            FieldKind::Text => cell.copy_from_slice(scalar::text(bytes)?.as_bytes()),
+            FieldKind::Json => cell.copy_from_slice(scalar::json(bytes)?.as_bytes()),
+            FieldKind::Bytes => cell.copy_from_slice(bytes),
+            FieldKind::Numpy => npy::parse(bytes)?.read(bytes, cell)?,
+        }
+        Ok(())
+    }
+
+    /// The error of a field whose decoding needs more memory than there may ever be.
+    pub(crate) fn too_large(&self, sample: &Found, field: usize, what: String) -> Error {
+        self.at(sample, field, &DecodeError::new(what))
+    }
+
+    /// The error of a sample whose values need more memory than there may ever be: its largest member's, of those that have no fixed size.
+    pub(crate) fn values_too_large(&self, sample: &Found, forms: &[Option<Form>], what: String) -> Error {
+        let bytes = |field: &usize| forms[*field].as_ref().map_or(0, Form::bytes);
+        let largest = (0..forms.len()).max_by_key(bytes).unwrap_or(0);
+        self.at(sample, largest, &DecodeError::new(what))
     }
 
     /// The error of a field, with the place of its member.
@@ -180,21 +234,43 @@ impl SampleDecoder {
     }
 }
 
-fn out(cell: Option<&mut [u8]>) -> ImageOut<'_> {
-    cell.map_or(ImageOut::New, ImageOut::Slot)
+fn measured(fields: &[Field], field: &Field) -> bool {
+    let taken_over = |mask: &Field| {
+        matches!(&mask.kind, FieldKind::Mask { like } if *like == field.name)
+            && fixed_row(fields, mask).is_none()
+    };
+    fixed_row(fields, field).is_none() || fields.iter().any(taken_over)
 }
 
-/// A .npy file's array: where it was read, if its elements lie there as they are handed out.
-fn array(bytes: &Lease) -> decode::Result<Value> {
-    let header = npy::parse(bytes)?;
-    let data = header.data_offset..header.data_offset + header.data_bytes;
-    let in_place = !header.swapped && (!header.fortran_order || header.shape.len() < 2);
-    let payload = if in_place {
-        Payload::Lease(bytes.slice(data))
-    } else {
-        let mut elements = vec![0; header.data_bytes];
-        header.read(bytes, &mut elements)?;
-        Payload::Vec(elements)
-    };
-    Ok(Value::Array { dtype: header.dtype, shape: header.shape, bytes: payload })
+/// Type and shape of a field's row, where they don't depend on the sample.
+fn fixed_row(fields: &[Field], field: &Field) -> Option<Form> {
+    if field.shapes == crate::field::Shapes::Ragged {
+        return None;
+    }
+    match &field.kind {
+        FieldKind::Int => Some(Form::new(DType::I64, [])),
+        FieldKind::Float => Some(Form::new(DType::F64, [])),
+        FieldKind::Image { transforms, .. } => {
+            let (height, width) = decode::fixed_output(transforms)?;
+            Some(Form::new(DType::U8, [height as usize, width as usize, 3]))
+        }
+        FieldKind::Mask { like } => {
+            let image = fields.iter().find(|field| field.name == *like)?;
+            let FieldKind::Image { transforms, .. } = &image.kind else { return None };
+            let (height, width) = decode::fixed_output(transforms)?;
+            Some(Form::new(DType::U8, [height as usize, width as usize]))
+        }
+        _ => None,
+    }
+}
+
+/// Why a sample was not decoded.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    Failed(Error),
+    /// A field's decoding holds more bytes at once than it was allowed.
+    Needs {
+        bytes: u64,
+        field: usize,
+    },
 }

@@ -1,20 +1,18 @@
 //! A batch while it is made: one row per sample, filled by decoders in any order.
 //!
-//! Columns whose row size is known before the first byte is read (images of a fixed size, numbers) are one slab that decoders
-//! write into directly. The others collect values, and `assemble` packs them once all rows are there.
+//! Decoders write every value into memory that it keeps: a row of a slab, or memory of its own. A slab's rows are joined when all of
+//! them are there; only padded columns are copied once more.
 
 use std::sync::Arc;
 
 use forebay_cache::Lease;
 use forebay_cache::memory::{Region, Row, Slab};
 
-use crate::batch::{Array, Batch, Column};
+use super::values::Reservation;
+use crate::batch::{Array, Batch, Column, Text};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::field::Shapes;
-
-/// Alignment of every array that a batch hands out: a cache line, and what SIMD loads ask for.
-const ARRAY_ALIGN: usize = 64;
+use crate::field::{FieldKind, Shapes};
 
 /// How the columns of every batch of a loader lie in memory.
 #[derive(Debug)]
@@ -27,79 +25,87 @@ pub(crate) struct Layout {
 pub(crate) struct ColumnLayout {
     pub(crate) name: String,
     /// Type and shape of one row, where they are known before decoding.
-    pub(crate) row: Option<(DType, Vec<usize>)>,
+    pub(crate) row: Option<Form>,
+    pub(crate) kind: Kind,
     pub(crate) shapes: Shapes,
+}
+
+/// What a column's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Array,
+    Text,
+    Json,
+    Bytes,
+}
+
+impl Kind {
+    pub(crate) fn of(field: &FieldKind) -> Self {
+        match field {
+            FieldKind::Text => Self::Text,
+            FieldKind::Json => Self::Json,
+            FieldKind::Bytes => Self::Bytes,
+            _ => Self::Array,
+        }
+    }
+
+    pub(crate) fn is_array(self) -> bool {
+        self == Self::Array
+    }
+}
+
+/// Type and shape of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl Form {
+    pub(crate) fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        Self { dtype, shape: shape.into() }
+    }
+
+    /// Bytes of such a value; more than any memory where they can't be counted.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shape.iter().fold(self.dtype.size(), |all, &length| all.saturating_mul(length))
+    }
+
+    /// Grows every dimension to the other's, where they have as many.
+    pub(crate) fn cover(&mut self, other: &Self) {
+        self.shape.iter_mut().zip(&other.shape).for_each(|(most, length)| *most = (*most).max(*length));
+    }
 }
 
 impl ColumnLayout {
     fn row_bytes(&self) -> Option<usize> {
-        self.row.as_ref().map(|(dtype, shape)| dtype.size() * shape.iter().product::<usize>())
+        self.row.as_ref().map(Form::bytes)
     }
 }
 
 impl Layout {
+    /// True where a column's values have sizes of their own.
+    pub(crate) fn is_variable(&self) -> bool {
+        self.columns.iter().any(|column| column.row.is_none())
+    }
+
     /// Bytes of the slabs of one batch of `rows` rows, in whole pages.
     pub(crate) fn slab_bytes(&self, rows: usize) -> usize {
         self.columns
             .iter()
             .filter_map(ColumnLayout::row_bytes)
-            .map(|row| (row * rows).next_multiple_of(4096))
-            .sum()
+            .map(|row| row.saturating_mul(rows).checked_next_multiple_of(4096).unwrap_or(usize::MAX))
+            .fold(0, usize::saturating_add)
     }
 }
 
-/// One field of one sample, decoded.
+/// One field of one sample.
 #[derive(Debug)]
-pub(crate) enum Cell {
-    /// Written where it belongs.
-    Row(Row),
-    /// To be packed.
-    Value(Value),
-}
-
-impl Cell {
-    /// True where its bytes are still in the memory for reads.
-    pub(crate) fn is_window(&self) -> bool {
-        matches!(self, Self::Value(Value::Bytes(_) | Value::Array { bytes: Payload::Lease(_), .. }))
-    }
-
-    /// The same with its bytes copied out of the memory for reads.
-    pub(crate) fn detached(self) -> Self {
-        match self {
-            Self::Value(Value::Bytes(bytes)) => Self::Value(Value::Bytes(Lease::from_vec(bytes.to_vec()))),
-            Self::Value(Value::Array { dtype, shape, bytes: Payload::Lease(bytes) }) => {
-                Self::Value(Value::Array { dtype, shape, bytes: Payload::Vec(bytes.to_vec()) })
-            }
-            other => other,
-        }
-    }
-}
-
-/// A decoded value whose place in the batch is not known yet.
-#[derive(Debug)]
-pub(crate) enum Value {
-    Array { dtype: DType, shape: Vec<usize>, bytes: Payload },
-    Text(String),
-    Json(String),
-    Bytes(Lease),
-}
-
-/// Bytes of a value: still where they were read, or made by a decoder.
-#[derive(Debug)]
-pub(crate) enum Payload {
-    Lease(Lease),
-    Vec(Vec<u8>),
-}
-
-impl std::ops::Deref for Payload {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Lease(lease) => lease,
-            Self::Vec(bytes) => bytes,
-        }
-    }
+pub(crate) struct Cell {
+    /// Decoded; none where its batch can't be made.
+    pub(crate) row: Option<Row>,
+    /// Where the layout doesn't know it.
+    pub(crate) form: Option<Form>,
 }
 
 /// Which sample a row holds, for errors and for `Batch::samples`.
@@ -145,19 +151,28 @@ impl Slot {
         Ok((Self { epoch, index, valid, layout: layout.clone() }, cells))
     }
 
-    /// Makes the batch from its rows, in order. Values are packed into memory of `region`, waited for in line.
-    pub(crate) async fn assemble(self, rows: Vec<(RowSample, Vec<Cell>)>, region: &Region) -> Result<Batch> {
+    /// Makes the batch from its rows, in order.
+    pub(crate) fn assemble(
+        self,
+        rows: Vec<(RowSample, Vec<Cell>)>,
+        reservation: Option<&Reservation>,
+    ) -> Result<Batch> {
         let (samples, cells): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         let mut by_row: Vec<_> = cells.into_iter().map(Vec::into_iter).collect();
-        let mut columns = Vec::with_capacity(self.layout.columns.len());
+        let mut by_column = Vec::with_capacity(self.layout.columns.len());
         for layout in &self.layout.columns {
             let cells: Option<Vec<Cell>> = by_row.iter_mut().map(Iterator::next).collect();
             let cells = cells.ok_or_else(|| internal("a cell is missing"))?;
-            let column = match &layout.row {
-                Some((dtype, shape)) => dense(cells, *dtype, shape)?,
-                None => pack(layout, cells, &samples, region).await?,
-            };
-            columns.push((layout.name.clone(), column));
+            check_forms(layout, &cells, &samples)?;
+            by_column.push((layout, cells));
+        }
+        if let Some(reservation) = reservation {
+            reservation.check()?;
+        }
+        let mut columns = Vec::with_capacity(by_column.len());
+        for (at, (layout, cells)) in by_column.into_iter().enumerate() {
+            let slab = reservation.and_then(|reservation| reservation.packed(at));
+            columns.push((layout.name.clone(), column(layout, cells, slab)?));
         }
         Ok(Batch {
             epoch: self.epoch,
@@ -174,118 +189,80 @@ fn internal(message: &str) -> Error {
     Error::Panic { message: message.into() }
 }
 
-fn dense(cells: Vec<Cell>, dtype: DType, shape: &[usize]) -> Result<Column> {
-    let rows: Option<Vec<Row>> =
-        cells.into_iter().map(|cell| if let Cell::Row(row) = cell { Some(row) } else { None }).collect();
-    let rows = rows.ok_or_else(|| internal("a value where a row was expected"))?;
-    let shape = std::iter::once(rows.len()).chain(shape.iter().copied()).collect();
-    let data = Row::join(rows).ok_or_else(|| internal("a row is still out"))?;
-    Ok(Column::Dense(Array { dtype, shape, data }))
+/// An error that names the first sample and the first one that doesn't go with it.
+fn check_forms(layout: &ColumnLayout, cells: &[Cell], samples: &[RowSample]) -> Result<()> {
+    if !layout.kind.is_array() {
+        return Ok(());
+    }
+    let goes = |one: &Form, other: &Form| match layout.shapes {
+        Shapes::Equal => one == other,
+        Shapes::Pad(_) => one.dtype == other.dtype && one.shape.len() == other.shape.len(),
+        Shapes::Ragged => true,
+    };
+    let mut forms = cells.iter().map(|cell| cell.form.as_ref()).zip(samples);
+    let Some((Some(first), first_sample)) = forms.next() else { return Ok(()) };
+    let shown = |form: &Form| format!("{} {:?}", form.dtype.name(), form.shape);
+    for (form, sample) in forms {
+        let Some(form) = form.filter(|form| !goes(first, form)) else { continue };
+        return Err(Error::Shapes {
+            field: layout.name.clone(),
+            first: first_sample.label.to_string(),
+            first_shape: shown(first),
+            second: sample.label.to_string(),
+            second_shape: shown(form),
+        });
+    }
+    Ok(())
 }
 
-/// Packs the values of a column. All are of one kind, since one field made them.
-async fn pack(
-    layout: &ColumnLayout,
-    cells: Vec<Cell>,
-    samples: &[RowSample],
-    region: &Region,
-) -> Result<Column> {
-    let (mut arrays, mut texts, mut jsons, mut blobs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+/// A column of its cells; `slab` is for those that are copied together.
+fn column(layout: &ColumnLayout, cells: Vec<Cell>, slab: Option<Slab>) -> Result<Column> {
+    let mut rows = Vec::with_capacity(cells.len());
+    let mut forms = Vec::with_capacity(cells.len());
     for cell in cells {
-        match cell {
-            Cell::Value(Value::Array { dtype, shape, bytes }) => arrays.push((dtype, shape, bytes)),
-            Cell::Value(Value::Text(text)) => texts.push(text),
-            Cell::Value(Value::Json(text)) => jsons.push(text),
-            Cell::Value(Value::Bytes(bytes)) => blobs.push(bytes),
-            Cell::Row(_) => return Err(internal("a row where a value was expected")),
+        rows.push(cell.row.ok_or_else(|| internal("a row was not decoded"))?);
+        forms.extend(cell.form);
+    }
+    let form = layout.row.as_ref().or(forms.first()).cloned();
+    let own = |rows: Vec<Row>| rows.into_iter().map(|row| joined(vec![row])).collect::<Result<Vec<Lease>>>();
+    Ok(match (layout.kind, slab) {
+        (Kind::Text, _) => Column::Text(own(rows)?.into_iter().map(Text::checked).collect()),
+        (Kind::Json, _) => Column::Json(own(rows)?.into_iter().map(Text::checked).collect()),
+        (Kind::Bytes, _) => Column::Bytes(own(rows)?),
+        (Kind::Array, Some(slab)) => packed(layout, &forms, &rows, slab)?,
+        (Kind::Array, None) if layout.shapes == Shapes::Ragged => {
+            let array = |(Form { dtype, shape }, data)| Array { dtype, shape, data };
+            Column::Ragged(forms.into_iter().zip(own(rows)?).map(array).collect())
         }
-    }
-    if !arrays.is_empty() {
-        return match layout.shapes {
-            Shapes::Equal => stack(layout, arrays, samples, region).await,
-            Shapes::Pad(value) => pad(layout, arrays, samples, value, region).await,
-            Shapes::Ragged => ragged(arrays, region).await,
-        };
-    }
-    if !texts.is_empty() {
-        return Ok(Column::Text(texts));
-    }
-    if !jsons.is_empty() {
-        return Ok(Column::Json(jsons));
-    }
-    let (slab, places) = packed(region, blobs.iter().map(|blob| &**blob)).await?;
-    Ok(Column::Bytes(places.into_iter().map(|place| slab.slice(place)).collect()))
-}
-
-type Decoded = (DType, Vec<usize>, Payload);
-
-/// Copies pieces one behind the other, each aligned.
-async fn packed<'a>(
-    region: &Region,
-    pieces: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Result<(Lease, Vec<std::ops::Range<usize>>)> {
-    let total: usize = pieces.clone().map(|piece| piece.len().next_multiple_of(ARRAY_ALIGN)).sum();
-    let mut slab = region.allocate(total).await?;
-    let mut places = Vec::new();
-    let mut at = 0;
-    for piece in pieces {
-        slab[at..at + piece.len()].copy_from_slice(piece);
-        places.push(at..at + piece.len());
-        at += piece.len().next_multiple_of(ARRAY_ALIGN);
-    }
-    Ok((slab.freeze(), places))
-}
-
-async fn ragged(arrays: Vec<Decoded>, region: &Region) -> Result<Column> {
-    let (slab, places) = packed(region, arrays.iter().map(|(_, _, bytes)| &**bytes)).await?;
-    let array = |((dtype, shape, _), place): (Decoded, _)| Array { dtype, shape, data: slab.slice(place) };
-    Ok(Column::Ragged(arrays.into_iter().zip(places).map(array).collect()))
-}
-
-async fn stack(
-    layout: &ColumnLayout,
-    arrays: Vec<Decoded>,
-    samples: &[RowSample],
-    region: &Region,
-) -> Result<Column> {
-    let (dtype, shape, first) = &arrays[0];
-    let (dtype, shape, row_bytes) = (*dtype, shape.clone(), first.len());
-    for (row, array) in arrays.iter().enumerate() {
-        if array.0 != dtype || array.1 != shape {
-            return Err(differ(layout, (&arrays[0], &samples[0]), (array, &samples[row])));
+        (Kind::Array, None) => {
+            let Form { dtype, shape } = form.ok_or_else(|| internal("a batch without rows"))?;
+            let shape = std::iter::once(rows.len()).chain(shape).collect();
+            Column::Dense(Array { dtype, shape, data: joined(rows)? })
         }
-    }
-    let mut slab = region.allocate(product(layout, &[row_bytes, arrays.len()])?).await?;
-    for (place, (_, _, bytes)) in slab.chunks_exact_mut(row_bytes.max(1)).zip(&arrays) {
-        place.copy_from_slice(bytes);
-    }
-    Ok(dense_of(slab, dtype, arrays.len(), &shape))
+    })
 }
 
-async fn pad(
-    layout: &ColumnLayout,
-    arrays: Vec<Decoded>,
-    samples: &[RowSample],
-    value: f64,
-    region: &Region,
-) -> Result<Column> {
-    let (dtype, mut shape) = (arrays[0].0, arrays[0].1.clone());
-    for (row, array) in arrays.iter().enumerate() {
-        if array.0 != dtype || array.1.len() != shape.len() {
-            return Err(differ(layout, (&arrays[0], &samples[0]), (array, &samples[row])));
-        }
-        shape.iter_mut().zip(&array.1).for_each(|(largest, size)| *largest = (*largest).max(*size));
+fn joined(rows: Vec<Row>) -> Result<Lease> {
+    Row::join(rows).ok_or_else(|| internal("a row is still out"))
+}
+
+/// Copies values into one array as large as the largest of each dimension.
+fn packed(layout: &ColumnLayout, forms: &[Form], rows: &[Row], mut slab: Slab) -> Result<Column> {
+    let mut most = forms.first().cloned().ok_or_else(|| internal("a batch without rows"))?;
+    forms.iter().for_each(|form| most.cover(form));
+    if let Shapes::Pad(value) = layout.shapes {
+        let element = most.dtype.encode(value).ok_or_else(|| {
+            let dtype = most.dtype.name();
+            Error::config(format!("field {:?}: pad={value} is no value of {dtype}", layout.name))
+        })?;
+        slab.chunks_exact_mut(element.len()).for_each(|to| to.copy_from_slice(&element));
     }
-    let element = dtype.encode(value).ok_or_else(|| {
-        Error::config(format!("field {:?}: pad={value} is no value of {}", layout.name, dtype.name()))
-    })?;
-    let row_bytes = product(layout, &[&[dtype.size()][..], &shape].concat())?;
-    let mut slab = region.allocate(product(layout, &[row_bytes, arrays.len()])?).await?;
-    for (place, (_, inner, bytes)) in slab.chunks_exact_mut(row_bytes.max(1)).zip(&arrays) {
-        place.chunks_exact_mut(element.len()).for_each(|to| to.copy_from_slice(&element));
-        copy_into_corner(place, &shape, bytes, inner, dtype.size());
+    for (place, (form, row)) in slab.chunks_exact_mut(most.bytes().max(1)).zip(forms.iter().zip(rows)) {
+        copy_into_corner(place, &most.shape, row, &form.shape, most.dtype.size());
     }
-    Ok(dense_of(slab, dtype, arrays.len(), &shape))
+    let shape: Vec<usize> = std::iter::once(rows.len()).chain(most.shape).collect();
+    assert_eq!(slab.len(), Form::new(most.dtype, shape.clone()).bytes(), "a batch's memory is its shape");
+    Ok(Column::Dense(Array { dtype: most.dtype, shape, data: slab.freeze() }))
 }
 
 /// Copies an array into the corner at index 0 of a larger one with as many dimensions.
@@ -314,76 +291,54 @@ fn copy_into_corner(to: &mut [u8], outer: &[usize], from: &[u8], inner: &[usize]
     }
 }
 
-/// Bytes of an array with these factors; headers of files decide them, so that they may be anything.
-fn product(layout: &ColumnLayout, factors: &[usize]) -> Result<usize> {
-    factors.iter().try_fold(1usize, |all, &factor| all.checked_mul(factor)).ok_or_else(|| Error::Dataset {
-        message: format!("field {:?}: an array of {factors:?} bytes is larger than any memory", layout.name),
-    })
-}
-
-fn dense_of(slab: Slab, dtype: DType, rows: usize, shape: &[usize]) -> Column {
-    let elements = shape.iter().fold(rows, |all, &size| all.saturating_mul(size));
-    assert_eq!(slab.len(), elements.saturating_mul(dtype.size()), "a batch's memory is its shape");
-    let shape = std::iter::once(rows).chain(shape.iter().copied()).collect();
-    Column::Dense(Array { dtype, shape, data: slab.freeze() })
-}
-
-fn differ(layout: &ColumnLayout, first: (&Decoded, &RowSample), second: (&Decoded, &RowSample)) -> Error {
-    let shape = |(dtype, shape, _): &Decoded| format!("{} {shape:?}", dtype.name());
-    Error::Shapes {
-        field: layout.name.clone(),
-        first: first.1.label.to_string(),
-        first_shape: shape(first.0),
-        second: second.1.label.to_string(),
-        second_shape: shape(second.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use forebay_cache::memory::{Arena, Unpinned};
 
-    fn region() -> Region {
-        Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("batches", 1 << 20).unwrap()
-    }
-
-    async fn batch_of(shapes: Shapes, values: Vec<Value>) -> Result<Batch> {
-        let layout = Arc::new(Layout { columns: vec![ColumnLayout { name: "x".into(), row: None, shapes }] });
-        let (slot, _) = Slot::allocate(&layout, &region(), (0, 0), values.len(), values.len()).await?;
-        let row = |(row, value)| {
+    /// A batch of one column, as decoders make it.
+    fn batch_of(shapes: Shapes, values: &[(&[usize], &[u8])]) -> Result<Batch> {
+        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let region = arena.region("test", 1 << 20).unwrap();
+        let layout = ColumnLayout { name: "x".into(), row: None, kind: Kind::Array, shapes };
+        let mut most = Form::new(DType::U8, values[0].0);
+        let rows = values.iter().enumerate().map(|(row, (shape, bytes))| {
+            let mut slab = region.try_allocate(bytes.len()).unwrap();
+            slab.copy_from_slice(bytes);
+            let form = Form::new(DType::U8, *shape);
+            most.cover(&form);
             let sample = RowSample { shard: 0, index: row as u64, label: format!("a.tar: {row}").into() };
-            (sample, vec![Cell::Value(value)])
-        };
-        slot.assemble(values.into_iter().enumerate().map(row).collect(), &region()).await
+            (sample, Cell { row: Row::split(slab, bytes.len(), 1).pop(), form: Some(form) })
+        });
+        let (samples, cells): (Vec<_>, Vec<_>) = rows.unzip();
+        check_forms(&layout, &cells, &samples)?;
+        let slab = region.try_allocate(most.bytes() * values.len()).unwrap();
+        let slab = (shapes != Shapes::Ragged).then_some(slab);
+        let columns = vec![("x".into(), column(&layout, cells, slab)?)];
+        Ok(Batch { epoch: 0, index: 0, valid: 0, rows: values.len(), columns, samples: vec![] })
     }
 
-    fn array(shape: &[usize], bytes: &[u8]) -> Value {
-        Value::Array { dtype: DType::U8, shape: shape.to_vec(), bytes: Payload::Vec(bytes.to_vec()) }
-    }
-
-    #[tokio::test]
-    async fn differing_shapes_are_an_error_that_names_both_samples() {
-        let values = vec![array(&[2], &[1, 2]), array(&[1], &[3])];
-        let error = batch_of(Shapes::Equal, values).await.unwrap_err().to_string();
+    #[test]
+    fn differing_shapes_are_an_error_that_names_both_samples() {
+        let error = batch_of(Shapes::Equal, &[(&[2], &[1, 2]), (&[1], &[3])]).unwrap_err().to_string();
         assert!(
             error.contains("a.tar: 0") && error.contains("a.tar: 1") && error.contains("ragged"),
             "{error}"
         );
     }
 
-    #[tokio::test]
-    async fn padding_fills_behind_every_dimension() {
-        let values = vec![array(&[2, 1], &[1, 2]), array(&[1, 3], &[3, 4, 5])];
-        let batch = batch_of(Shapes::Pad(9.0), values).await.unwrap();
+    #[test]
+    fn padding_fills_behind_every_dimension() {
+        let values: [(&[usize], &[u8]); 2] = [(&[2, 1], &[1, 2]), (&[1, 3], &[3, 4, 5])];
+        let batch = batch_of(Shapes::Pad(9.0), &values).unwrap();
         let Column::Dense(array) = &batch.columns[0].1 else { panic!("not dense") };
         assert_eq!(array.shape, [2, 2, 3]);
         assert_eq!(&*array.data, [1, 9, 9, 2, 9, 9, 3, 4, 5, 9, 9, 9]);
     }
 
-    #[tokio::test]
-    async fn ragged_rows_keep_their_shapes() {
-        let batch = batch_of(Shapes::Ragged, vec![array(&[2], &[1, 2]), array(&[0], &[])]).await.unwrap();
+    #[test]
+    fn ragged_rows_keep_their_shapes() {
+        let batch = batch_of(Shapes::Ragged, &[(&[2], &[1, 2]), (&[0], &[])]).unwrap();
         let Column::Ragged(arrays) = &batch.columns[0].1 else { panic!("not ragged") };
         assert_eq!((arrays[0].shape[0], &*arrays[0].data), (2, &[1u8, 2][..]));
         assert_eq!((arrays[1].shape[0], arrays[1].data.len()), (0, 0));

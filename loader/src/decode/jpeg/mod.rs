@@ -25,6 +25,9 @@ use super::{Limits, MAX_SCANS};
 /// jpeg_crop_scanline leaves out at the edge of what it decodes.
 const MARGIN: u32 = 2;
 
+/// What the library takes for itself, with some rows between its stages: tables, the ends of what it allocates in parts.
+const OWN_BYTES: u64 = 1 << 20;
+
 /// What a JPEG's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -34,6 +37,8 @@ pub struct Header {
     pub components: u32,
     /// Whether every coefficient must be held before the first row (progressive files).
     pub multiple_scans: bool,
+    /// What those take; 0 where rows can be had one after the other.
+    pub coefficient_bytes: u64,
     /// Largest sampling factors (horizontal, vertical): (2, 2) is 4:2:0.
     pub sampling: (u32, u32),
     /// How the stored picture is to be turned.
@@ -136,16 +141,11 @@ fn check_header(raw: &ffi::Header, orientation: Orientation, limits: &Limits) ->
             raw.components
         )));
     }
-    if raw.multiple_scans != 0 && raw.coefficient_bytes > limits.max_decode_bytes {
-        return Err(DecodeError::new(format!(
-            "JPEG: progressive, {size}: its coefficients take {} bytes, the limit is {}",
-            raw.coefficient_bytes, limits.max_decode_bytes
-        )));
-    }
     Ok(Header {
         size,
         components: raw.components,
         multiple_scans: raw.multiple_scans != 0,
+        coefficient_bytes: if raw.multiple_scans != 0 { raw.coefficient_bytes } else { 0 },
         sampling: (raw.max_h_samp, raw.max_v_samp),
         orientation,
         cmyk: raw.color == 3,
@@ -213,13 +213,16 @@ impl Open<'_> {
         let header = self.header();
         let scaled = self.scaled(denominator);
         assert!(region.inside(scaled) && !region.is_empty(), "the geometry gave {region:?} of {scaled}");
+        // Before the coefficients of a progressive file are read; columns decoded beyond the region are few.
+        let pixels = region.size().pixels() * if header.cmyk { 4 } else { 3 };
+        limits.check_bytes("JPEG", header.coefficient_bytes + pixels)?;
         let left = region.x.saturating_sub(MARGIN);
         let right = (region.x + region.width + MARGIN).min(scaled.width);
         let mut window = ffi::Window {
             denominator,
             cmyk: u32::from(header.cmyk),
             max_scans: MAX_SCANS,
-            max_memory: limits.max_decode_bytes,
+            max_memory: limits.max_decode_bytes.saturating_add(OWN_BYTES + 64 * u64::from(header.size.width)),
             x: left,
             width: right - left,
             ..ffi::Window::default()
@@ -232,7 +235,6 @@ impl Open<'_> {
         let held = Rect { x: window.x, y: region.y, width: window.width, height: region.height };
         let channels: usize = if header.cmyk { 4 } else { 3 };
         let stride = held.width as usize * channels;
-        limits.check_bytes("JPEG", stride as u64 * u64::from(held.height))?;
         // Only grows: rows are overwritten, so that clearing would be wasted.
         super::scratch::grow(out, stride * held.height as usize);
         // SAFETY: `out` holds held.height rows of `stride` bytes, and a row has held.width pixels of `channels` samples.

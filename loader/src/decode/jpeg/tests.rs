@@ -153,10 +153,14 @@ fn coefficients_of_a_progressive_file_count_against_the_limit() {
     let bytes = jpeg(&photo(640, 640), &progressive);
     let limits = Limits { max_decode_bytes: 1_000_000, ..Limits::default() };
     let mut decompressor = Decompressor::new().unwrap();
-    let error = decompressor.open(&bytes, &limits).err().unwrap();
+    let (corner, mut out) = (Rect { x: 0, y: 0, width: 16, height: 16 }, Vec::new());
+    let open = decompressor.open(&bytes, &limits).unwrap();
+    let error = open.decode(corner, 1, &limits, &mut out).unwrap_err();
     assert!(error.what.contains("the limit is 1000000"), "{error}");
+    let enough = Limits { max_decode_bytes: error.needs_bytes.unwrap(), ..limits };
+    decompressor.open(&bytes, &enough).unwrap().decode(corner, 1, &enough, &mut out).unwrap();
     let baseline = jpeg(&photo(640, 640), &Encoded::default());
-    assert!(decompressor.open(&baseline, &limits).is_ok());
+    decompressor.open(&baseline, &limits).unwrap().decode(corner, 1, &limits, &mut out).unwrap();
 }
 
 #[test]
