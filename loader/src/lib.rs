@@ -4,6 +4,7 @@
 //! the consumer by a [`loader`].
 
 pub mod agree;
+mod arrivals;
 pub mod batch;
 pub mod catalog;
 pub mod checkpoint;

@@ -103,6 +103,7 @@ impl Loader {
             shares.parts.index,
         );
         session.block_on(catalog.try_counts())?;
+        let gauges = Gauges::new([session.arrivals().clone(), catalog.passed().clone()]);
         let place = Workplace {
             session,
             catalog: Arc::new(catalog),
@@ -120,7 +121,7 @@ impl Loader {
             parts: shares.parts,
             split: shares.split,
             pool: Arc::new(pool),
-            gauges: Arc::new(Gauges::default()),
+            gauges: Arc::new(gauges),
             account: Arc::new(Account::new(options.max_errors)),
             reporter,
             sorted: Arc::default(),

@@ -13,6 +13,7 @@ use forebay_cache::{Cache, CacheOptions};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 
+use crate::arrivals::{Arrivals, Counting};
 use crate::catalog::Gunzip;
 use crate::error::{Error, Result};
 use crate::options::CacheSettings;
@@ -39,6 +40,7 @@ pub struct Session {
     settings: CacheSettings,
     cache: Cache,
     origins: Arc<dyn Origin>,
+    arrivals: Arrivals,
     arena: Arena,
     /// What the cache maps for other processes, as a memfd of its own, and what its bookkeeping keeps on the heap.
     _beside: Held,
@@ -93,7 +95,8 @@ impl Session {
         let beside =
             arena.hold("what the cache keeps beside its blocks", shared_bytes + bookkeeping_bytes)?;
         let blocks = arena.region("cache blocks", arena.limit_bytes() / 2 - shared_bytes)?;
-        let origins = origin;
+        let arrivals = Arrivals::default();
+        let origins: Arc<dyn Origin> = Arc::new(Counting::new(origin, arrivals.clone()));
         std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
             path: dir.into(),
             what: "it could not be made; name a cache_dir on a local disk that may be written".into(),
@@ -115,6 +118,7 @@ impl Session {
             settings,
             cache,
             origins,
+            arrivals,
             arena,
             _beside: beside,
             io: report,
@@ -169,6 +173,11 @@ impl Session {
     /// Where objects come from, to keep.
     pub fn origins(&self) -> Arc<dyn Origin> {
         self.origins.clone()
+    }
+
+    /// Bytes that came from origins.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// What is left of `host_memory_limit`.

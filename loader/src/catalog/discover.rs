@@ -55,6 +55,7 @@ async fn walk(catalog: &Catalog, found: &mpsc::Sender<Result<Found>>) -> Result<
             let mut pass = Pass::new(&catalog.cache, &object, &catalog.region);
             let mut next = 0;
             while let Some(step) = pass.step().await? {
+                catalog.passed.add(step.bytes);
                 for entry in step.samples {
                     let at = SampleRef { shard, index: next };
                     next += 1;

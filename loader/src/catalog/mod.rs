@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
+use crate::arrivals::Arrivals;
 use crate::dataset::{SampleEntry, ShardIndex, sidecar};
 use crate::error::{Error, Result};
 use crate::plan::{Piece, SampleRef};
@@ -78,6 +79,8 @@ pub struct Catalog {
     loaded: Loaded,
     /// What gzip shards decompress to, as far as it is known.
     unzipped: Mutex<BTreeMap<usize, Arc<ObjectMeta>>>,
+    /// Bytes that passes over shards have read, from wherever.
+    passed: Arrivals,
 }
 
 impl Catalog {
@@ -99,6 +102,7 @@ impl Catalog {
             counts: OnceCell::new(),
             loaded: Loaded::new(index_bytes),
             unzipped: Mutex::default(),
+            passed: Arrivals::default(),
         }
     }
 
@@ -116,6 +120,11 @@ impl Catalog {
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         ObjectId::from_bytes(id)
+    }
+
+    /// Bytes that passes over shards have read while an epoch runs.
+    pub(crate) fn passed(&self) -> &Arrivals {
+        &self.passed
     }
 
     /// Every shard's count, where they are known already.
@@ -250,7 +259,7 @@ impl Catalog {
 
     /// A shard's index; its offsets are those of [`Self::served`].
     pub async fn index(&self, shard: u32) -> Result<Arc<ShardIndex>> {
-        self.loaded.get(shard, self.load(shard as usize, |_| {})).await
+        self.loaded.get(shard, self.load(shard as usize, |bytes| self.passed.add(bytes))).await
     }
 
     fn object(&self, shard: u32) -> Result<&Arc<ObjectMeta>> {

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
+use forebay_cache::ByteRange;
+use forebay_cache::object::BLOCK_BYTES;
+use forebay_cache::testing::{FakeOrigin, Fault, Gate, Rule};
+
 use super::*;
 use crate::batch::Column;
 use crate::decode::testing::{Encoded, jpeg, photo};
@@ -448,4 +452,47 @@ fn a_closed_loader_keeps_only_what_a_live_batch_holds() {
     }
     drop(kept);
     assert_eq!(session.arena().free_bytes(), whole);
+}
+
+#[test]
+fn bytes_that_arrive_are_progress_and_a_stall_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = FakeOrigin::new();
+    // One sample reaches over both blocks: until all of it has come, no piece of work ends.
+    let members = [("0.bin".to_owned(), vec![1; BLOCK_BYTES as usize * 2 - 4096])];
+    let shard = origin.put("s3://bucket/a.tar", tar(&members));
+    let gates = [Gate::closed(), Gate::closed()];
+    for (block, gate) in (0..).zip(&gates) {
+        let within = ByteRange::new(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+        let fault = Fault::Stall { after_bytes: 1 << 20, gate: gate.clone() };
+        origin.inject(Rule::new(fault).at(&shard.location).within(within));
+    }
+    let mut options = options(dir.path(), vec![field("bin", FieldKind::Bytes, Shapes::Equal)], 256 << 20);
+    options.sources = vec!["s3://bucket/a.tar".into()];
+    // Anything that does not move between two looks is late.
+    options.timeout = Some(Duration::ZERO);
+    let session = Arc::new(Session::over(Arc::new(origin), dir.path(), &options.cache).unwrap());
+    let loader = Loader::open_in(session.clone(), options).unwrap();
+    let arrived = |bytes: u64| {
+        while session.arrivals().bytes() < bytes {
+            std::thread::yield_now();
+        }
+    };
+    loader.start().unwrap();
+    session.block_on(async { tokio::join!(gates[0].arrived(1), gates[1].arrived(1)) });
+    let before = session.arrivals().bytes();
+    // What else the start has moved is over when nothing has for a look.
+    assert!(matches!(loader.next(Duration::ZERO), Ok(Next::Pending)));
+    gates[0].open();
+    arrived(before + 3 * (1 << 20));
+    assert!(matches!(loader.next(Duration::ZERO), Ok(Next::Pending)), "three mebibytes came");
+    let error = loop {
+        match loader.next(Duration::ZERO) {
+            Ok(Next::Pending) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    gates[1].open();
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::arrivals::Arrivals;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::plan::Progress;
@@ -40,9 +41,16 @@ impl Stage {
 pub(crate) struct Gauges {
     held: [AtomicUsize; 5],
     progress: AtomicU64,
+    /// Bytes count too: a pass over a shard, or a fetch of a large sample, may take longer than any piece of work.
+    arrivals: Vec<Arrivals>,
 }
 
 impl Gauges {
+    /// Gauges for which these counts are progress, too.
+    pub(crate) fn new(arrivals: impl Into<Vec<Arrivals>>) -> Self {
+        Self { arrivals: arrivals.into(), ..Self::default() }
+    }
+
     /// Counts one piece of work in `stage` until the guard drops.
     pub(crate) fn enter(&self, stage: Stage) -> Inside<'_> {
         self.held[stage as usize].fetch_add(1, Relaxed);
@@ -54,7 +62,8 @@ impl Gauges {
     }
 
     fn progress(&self) -> u64 {
-        self.progress.load(Relaxed)
+        let bytes = self.arrivals.iter().map(Arrivals::bytes);
+        bytes.fold(self.progress.load(Relaxed), u64::wrapping_add)
     }
 
     /// What the consumer waits for now: the busiest bottleneck, seen from the end of the pipeline. Decoding holds things up
