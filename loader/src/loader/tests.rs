@@ -496,3 +496,41 @@ fn bytes_that_arrive_are_progress_and_a_stall_is_none() {
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     gates[1].open();
 }
+
+#[test]
+fn the_least_cache_limit_that_an_error_names_works_and_a_byte_less_does_not() {
+    // 24 shards of 4 MB: the windows of 48 lanes are a part of them.
+    let shards: Vec<(String, Vec<u8>)> = (0..24)
+        .map(|shard| {
+            let member = |sample| (format!("{shard:02}{sample:04}.bin"), vec![shard as u8; 390_000]);
+            (format!("{shard:02}.tar"), tar(&(0..10).map(member).collect::<Vec<_>>()))
+        })
+        .collect();
+    let shards: Vec<(&str, Vec<u8>)> =
+        shards.iter().map(|(name, bytes)| (&name[..], bytes.clone())).collect();
+    let dir = folder(&shards);
+    let with = |limit_bytes: u64| {
+        let fields = vec![field("bin", FieldKind::Bytes, Shapes::Equal)];
+        let mut options = LoaderOptions {
+            mode: OrderMode::Sticky,
+            canonical_ranks: Some(1),
+            shuffle_window: Some(48),
+            ..options(dir.path(), fields, 256 << 20)
+        };
+        options.cache.limit_bytes = limit_bytes;
+        options.cache.dir = dir.path().join(format!("cache-{limit_bytes}"));
+        Loader::open(options)
+            .and_then(|loader| epoch(&loader).map(|epoch| (epoch, loader.stats().cache.origin_bytes)))
+    };
+    let least = |error: Error| match error {
+        Error::Cache(forebay_cache::Error::QuotaTooSmall { needed_bytes, .. }) => needed_bytes,
+        other => panic!("{other}"),
+    };
+    let needed = least(with(16 << 20).unwrap_err());
+    let total: u64 = shards.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let (epoch, read) = with(needed).unwrap();
+    // Once to count the samples and once for the epoch: windows that don't fit would be fetched again for each of their blocks' neighbours.
+    assert!(read < total / 2 * 5, "{read} of {total}");
+    assert_eq!(epoch.iter().map(Vec::len).sum::<usize>(), 240);
+    assert_eq!(least(with(needed - 1).unwrap_err()), needed);
+}
