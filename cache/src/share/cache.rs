@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::client::{CallError, Client, Reply, unexpected};
@@ -13,7 +14,7 @@ use super::leases::Leases;
 use super::lock::{ClientLock, LockFile, OWNER_LOCK};
 use super::member::{Actor, Member, Open, Role};
 use super::memfd;
-use super::message::{Answer, Request};
+use super::message::{Answer, FolderFacts, Request};
 use super::notes::{self, Note};
 use super::read::Reader;
 use super::wishes::Wishes;
@@ -37,6 +38,8 @@ pub struct Cache {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    /// The folder as it was last seen, for the moments without an owner.
+    known: Mutex<FolderFacts>,
     roles: watch::Receiver<Role>,
     leave: watch::Sender<bool>,
     left: watch::Receiver<bool>,
@@ -128,10 +131,11 @@ impl Cache {
             .map_err(|error| Error::config(format!("a thread for the cache can't be started: {error}")))?;
         let reader = Reader { io, staging, runtime: handle };
         let counters = Counters::default();
-        let inner = Inner { dir: dir.into(), roles: seen, leave, left, reader, counters, wishes, birth };
+        let (dir, known) = (dir.into(), Mutex::default());
+        let inner = Inner { dir, known, roles: seen, leave, left, reader, counters, wishes, birth };
         // Dropped with an error it leaves again.
         let cache = Self { inner: Arc::new(inner) };
-        opened.recv().map_err(|_| Error::Closed)??;
+        *cache.inner.known.lock() = opened.recv().map_err(|_| Error::Closed)??;
         Ok(cache)
     }
 
@@ -240,25 +244,31 @@ impl Cache {
         }
     }
 
-    /// The counters of this process, and what it is. A client shows the folder as its owner last described it.
+    /// The counters of this process, and what it is. A client shows the folder as an owner last described it, also while there is none.
     pub fn stats(&self) -> CacheStats {
         let role = self.inner.roles.borrow().clone();
         let own = CacheStats { engine: self.inner.reader.io.engine(), ..self.inner.counters.snapshot() };
-        match role {
-            Role::Owner(folder) => CacheStats { role: "owner", ..folder.stats() },
-            Role::Client(client) => {
-                let folder = client.facts();
-                CacheStats {
-                    role: "client",
-                    used_bytes: folder.used_bytes,
-                    limit_bytes: folder.limit_bytes,
-                    admission_stopped: folder.admission_stopped,
-                    offline: folder.offline,
-                    disk_state: folder.disk_state,
-                    ..own
-                }
+        let mut known = self.inner.known.lock();
+        let role = match role {
+            Role::Owner(folder) => {
+                let stats = CacheStats { role: "owner", ..folder.stats() };
+                *known = FolderFacts::of(&stats);
+                return stats;
             }
-            Role::Seeking | Role::Stuck(_) | Role::Left => CacheStats { role: "seeking", ..own },
+            Role::Client(client) => {
+                *known = client.facts();
+                "client"
+            }
+            Role::Seeking | Role::Stuck(_) | Role::Left => "seeking",
+        };
+        CacheStats {
+            role,
+            used_bytes: known.used_bytes,
+            limit_bytes: known.limit_bytes,
+            admission_stopped: known.admission_stopped,
+            offline: known.offline,
+            disk_state: known.disk_state,
+            ..own
         }
     }
 
@@ -406,10 +416,12 @@ fn member(dir: &Path, sharing: Sharing, io: &dyn BlockIo, open: Open) -> Result<
     })
 }
 
-async fn settled_role(mut roles: watch::Receiver<Role>) -> Result<()> {
+/// The folder, as whoever owns it describes it, once that is settled.
+async fn settled_role(mut roles: watch::Receiver<Role>) -> Result<FolderFacts> {
     match roles.wait_for(|role| !matches!(role, Role::Seeking)).await.as_deref() {
         Ok(Role::Stuck(error)) => Err(error.clone()),
-        Ok(Role::Owner(_) | Role::Client(_)) => Ok(()),
+        Ok(Role::Owner(folder)) => Ok(FolderFacts::of(&folder.stats())),
+        Ok(Role::Client(client)) => Ok(client.facts()),
         _ => Err(Error::Closed),
     }
 }

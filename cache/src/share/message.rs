@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::wire_error::WireError;
 use crate::disk::{Advice, Evict, Finding};
 use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
-use crate::stats::DiskState;
+use crate::stats::{CacheStats, DiskState};
 
 /// The most bytes under one lease, so that its checksums fit into a packet: two blocks, granules included.
 pub(crate) const MAX_LEASE_BYTES: u64 = 8 << 20;
@@ -222,6 +222,19 @@ pub(crate) struct FolderFacts {
     pub(crate) offline: bool,
     /// How well the disk is.
     pub(crate) disk_state: DiskState,
+}
+
+impl FolderFacts {
+    /// What an owner's counters say.
+    pub(crate) fn of(stats: &CacheStats) -> Self {
+        Self {
+            used_bytes: stats.used_bytes,
+            limit_bytes: stats.limit_bytes,
+            admission_stopped: stats.admission_stopped,
+            offline: stats.offline,
+            disk_state: stats.disk_state,
+        }
+    }
 }
 
 /// A finding of `verify`.

@@ -182,14 +182,7 @@ impl Owner {
 
     /// What clients show of the folder.
     pub(crate) fn facts(&self) -> FolderFacts {
-        let stats = self.folder.stats();
-        FolderFacts {
-            used_bytes: stats.used_bytes,
-            limit_bytes: stats.limit_bytes,
-            admission_stopped: stats.admission_stopped,
-            offline: stats.offline,
-            disk_state: stats.disk_state,
-        }
+        FolderFacts::of(&self.folder.stats())
     }
 
     /// Memory to serve from, mapped at the first need.

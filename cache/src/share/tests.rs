@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cache::Cache;
 use super::fake::{Fake, SIZE};
 use super::lock::{ClientLock, LockFile, OWNER_LOCK, Taken};
-use super::message::{Answer, Request, Urgency};
+use super::message::{Answer, FolderFacts, Request, Urgency};
 use super::protocol::{self, HEADER_BYTES, VERSION};
 use super::socket::{Connection, Listener, MAX_PACKET_BYTES};
 use crate::error::{Error, Result};
@@ -340,4 +340,30 @@ async fn a_new_owner_learns_what_every_plan_needs_and_forgets_it_with_the_client
     let mut left = [Nothing, Nothing, Done];
     left[new] = WillNeed;
     until(|| fakes[new + 1].advice() == left).await;
+}
+
+#[tokio::test]
+async fn a_client_without_an_owner_knows_the_folder_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::new(dir.path());
+    let mut lock = LockFile::open(&dir.path().join(OWNER_LOCK)).unwrap();
+    assert_eq!(lock.try_take().unwrap(), Taken::Yes);
+    let listener = Listener::bind(dir.path()).unwrap();
+    // It welcomes one client, and is gone, while its lock is still held.
+    let leaving = tokio::spawn(async move {
+        let connection = listener.accept().await.unwrap();
+        let mut buffer = vec![0; MAX_PACKET_BYTES];
+        let hello = protocol::receive::<Request>(&connection, &mut buffer).await.unwrap();
+        let folder = FolderFacts { limit_bytes: 77, ..FolderFacts::default() };
+        let welcome = Answer::Welcome { pid: 4242, lease_limit: 1, request_limit: 16, folder };
+        protocol::send(&connection, hello.request, &welcome, &[]).await.unwrap();
+        (connection, listener)
+    });
+    let path = dir.path().to_owned();
+    let opened = tokio::task::spawn_blocking(move || open(&path, &fake, Sharing::default()));
+    let there = leaving.await.unwrap();
+    let client = opened.await.unwrap().unwrap();
+    drop(there);
+    until(|| client.stats().role == "seeking").await;
+    assert_eq!(client.stats().limit_bytes, 77);
 }
