@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 class Meter:
-    """Counts samples, wall and processor seconds inside `measure()`; what happens in `warm_up()` is checked, not counted."""
+    """Counts samples, wall and processor seconds inside `measure()`; what happens in `warm_up()` is checked, not counted. Worker
+    processes count: their processor time, and their peaks in the peak RSS, shared pages once for each."""
 
     def __init__(self) -> None:
         self.samples: float = 0
@@ -23,14 +27,15 @@ class Meter:
         self.extra: dict[str, Any] = {}
         self._counting = False
         self._outputs: set[tuple[tuple[int, ...], str]] = set()
+        self._worker_peaks: dict[int, int] = {}
 
     @contextmanager
     def measure(self) -> Iterator[None]:
         self._counting = True
-        cpu, start = time.process_time(), time.perf_counter()
+        cpu, start = cpu_seconds(), time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
-        self.cpu_seconds += time.process_time() - cpu
+        self.cpu_seconds += cpu_seconds() - cpu
         self._counting = False
 
     @contextmanager
@@ -41,6 +46,8 @@ class Meter:
         """Notes a batch that was delivered."""
         shape = tuple(int(extent) for extent in shape)
         self._outputs.add((shape, dtype))
+        for worker in workers(os.getpid()):
+            self._worker_peaks[worker] = status("VmHWM", worker)
         if self._counting:
             self.samples += shape[0]
 
@@ -48,22 +55,108 @@ class Meter:
         (output, *others) = sorted(self._outputs) or [((), "nothing")]
         if others:
             raise SystemExit(f"batches differ in shape or dtype: {output}, {others}")
+        answer = {"output": {"shape": list(output[0]), "dtype": output[1]}, **self.extra}
+        if not self.seconds:  # Nothing was to be measured.
+            return answer
         return {
             "value": self.samples / self.seconds,
             "samples": self.samples,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
-            "peak_rss_bytes": status("VmHWM"),
-            "output": {"shape": list(output[0]), "dtype": output[1]},
-            **self.extra,
+            "peak_rss_bytes": status("VmHWM") + sum(self._worker_peaks.values()),
+            **answer,
         }
 
 
-def status(name: str) -> int:
-    """A size of this process, as /proc/self/status has it, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def epochs(settings: dict[str, Any], meter: Meter, batches: Callable[[], Iterable[tuple[Any, Any]]]) -> None:
+    """Takes an epoch's batches (arrays or tensors with their labels) to warm up, then the measured epochs'. With `check` in the
+    settings only the first batch, into a file of that name, for the harness to compare."""
+    if settings.get("check"):
+        array, labels = next(iter(batches()))
+        delivered(meter, array, labels)
+        keep(settings["check"], array)
+        return
+    for epoch in range(1 + settings["epochs"]):
+        with meter.warm_up() if epoch == 0 else meter.measure():
+            for array, labels in batches():
+                delivered(meter, array, labels)
+
+
+def delivered(meter: Meter, array: Any, labels: Any) -> None:
+    if len(labels) != len(array):
+        raise SystemExit(f"a batch has {len(array)} samples and {len(labels)} labels")
+    meter.batch(array.shape, str(array.dtype).removeprefix("torch."))
+
+
+def keep(path: str, array: Any) -> None:
+    """Writes a batch for the harness, as .npy."""
+    import numpy
+
+    numpy.save(path, numpy.asarray(array))
+
+
+def converted(settings: dict[str, Any], convert: Callable[[str], None]) -> str:
+    """The folder with the dataset in a peer's own format, which `convert` writes unless an earlier run has."""
+    folder = Path(settings["converted"])
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        convert(str(partial))
+        partial.rename(folder)
+    return str(folder)
+
+
+def members(shards: list[str], *suffixes: str) -> Iterator[tuple[bytes, ...]]:
+    """The samples' members with these suffixes, in storage order, for a peer with a format of its own."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            sample: dict[str, bytes] = {}
+            for member in tar:
+                file = tar.extractfile(member)
+                assert file
+                sample[member.name.partition(".")[2]] = file.read()
+                if sample.keys() >= set(suffixes):
+                    yield tuple(sample[suffix] for suffix in suffixes)
+                    sample = {}
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its workers, those that have ended included."""
+    ticks = 0
+    for pid in [os.getpid(), *workers(os.getpid())]:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        except OSError:  # It ended just now, and is counted with its parent's ended children.
+            continue
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def workers(pid: int) -> list[int]:
+    """The processes below this one, at any depth."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *workers(child)]
+    return found
+
+
+def status(name: str, pid: int | None = None) -> int:
+    """A size of a process (this one's, where none is named), as /proc/PID/status has it, in bytes; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid or os.getpid()}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
+    if pid:
+        return 0
     raise LookupError(f"/proc/self/status has no {name}")
 
 
@@ -73,5 +166,8 @@ def main(run: Callable[[dict[str, Any], Meter], None]) -> None:
     meter = Meter()
     run(settings, meter)
     print(json.dumps(meter.answer()), flush=True)
-    # What a library's threads do at exit is not part of the measurement.
+    # What a library's threads and workers do at exit is not part of the measurement.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in workers(os.getpid()):
+        os.kill(worker, signal.SIGTERM)
     os._exit(0)
