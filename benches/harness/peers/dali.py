@@ -2,32 +2,40 @@
 
 As in DALI's own documentation: https://docs.nvidia.com/deeplearning/dali/user-guide/docs/ (readers.webdataset,
 decoders.image_random_crop, resize, flip). The reader maps files (its default, and its fastest for local ones), shuffles in
-its buffer, and reads ahead; batches are taken as they come, without a copy.
+its buffer, and reads ahead; batches are taken as they come, without a copy. Indexes are made once, by its wds2idx.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 from nvidia.dali import pipeline_def
+from wds2idx import IndexCreator
 
-from ..child import Meter, main
+from ..child import Meter, converted, epochs, main
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def training(paths: list[str], index_paths: list[str]) -> Any:
+def training(paths: list[str], index_paths: list[str], check: bool) -> Any:
     jpegs, labels = fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
         ext=["jpg", "cls"],
         missing_component_behavior="error",
-        random_shuffle=True,
+        random_shuffle=not check,
         initial_fill=1024,
         read_ahead=True,
         name="reader",
     )
+    if check:
+        images = fn.decoders.image(jpegs, device="cpu", output_type=types.RGB)
+        images = fn.resize(images, resize_shorter=256, interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.crop(images, crop=(224, 224)), labels
     images = fn.decoders.image_random_crop(
         jpegs,
         device="cpu",
@@ -41,9 +49,17 @@ def training(paths: list[str], index_paths: list[str]) -> Any:
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
+    def convert(folder: str) -> None:
+        Path(folder).mkdir()
+        for shard in settings["shards"]:
+            with IndexCreator(shard, f"{folder}/{Path(shard).stem}.idx", verbose=False) as creator:
+                creator.create_index()
+
+    indexes = converted(settings, convert)
     pipeline = training(
         settings["shards"],
-        settings["indexes"],
+        [f"{indexes}/{Path(shard).stem}.idx" for shard in settings["shards"]],
+        bool(settings.get("check")),
         batch_size=settings["batch_size"],
         num_threads=settings["threads"],
         device_id=None,
@@ -51,13 +67,13 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         prefetch_queue_depth=2,
     )
     pipeline.build()
-    batches = settings["samples"] // settings["batch_size"]
-    for epoch in range(1 + settings["epochs"]):
-        with meter.warm_up() if epoch == 0 else meter.measure():
-            for _ in range(batches):
-                images, labels = pipeline.run()
-                meter.batch(images.as_tensor().shape(), "uint8" if images.dtype == types.UINT8 else str(images.dtype))
-                del images, labels
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        for _ in range(settings["samples"] // settings["batch_size"]):
+            images, labels = pipeline.run()
+            yield np.asarray(images.as_tensor()), labels
+
+    epochs(settings, meter, batches)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,23 @@ from typing import Any
 
 import forebay
 
-from ..child import Meter, main
+from ..child import Meter, keep, main
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
+    check = settings.get("check")
+    random = [forebay.RandomResizedCrop(224), forebay.RandomHorizontalFlip()]
     with forebay.DataLoader(
         settings["shards"],
         batch_size=settings["batch_size"],
-        shuffle=True,
+        shuffle=not check,
         seed=settings["seed"],
         drop_last=True,
         num_threads=settings["threads"],
         fields={
             "image": forebay.Image(
                 "jpg",
-                transform=[forebay.RandomResizedCrop(224), forebay.RandomHorizontalFlip()],
+                transform=[forebay.Resize(256), forebay.CenterCrop(224)] if check else random,
                 decode=settings["decode"],
             ),
             "label": forebay.Int("cls"),
@@ -33,6 +35,11 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         cache_limit=settings["cache_limit"],
         host_memory_limit=settings["host_memory_limit"],
     ) as loader:
+        if check:
+            image = memoryview(next(iter(loader))["image"])
+            meter.batch(image.shape, {"B": "uint8"}.get(image.format, image.format))
+            keep(check, image)
+            return
         for epoch in range(1 + settings["epochs"]):
             before = loader.stats()
             with meter.warm_up() if epoch == 0 else meter.measure():
