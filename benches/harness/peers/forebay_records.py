@@ -1,0 +1,45 @@
+"""Forebay on small records: an array and a JSON document per sample, through its Python package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import forebay
+
+from ..child import Meter, keep, main
+
+
+def run(settings: dict[str, Any], meter: Meter) -> None:
+    check = settings.get("check")
+    with forebay.DataLoader(
+        settings["shards"],
+        batch_size=settings["batch_size"],
+        shuffle=not check,
+        seed=settings["seed"],
+        drop_last=True,
+        num_threads=settings["threads"],
+        fields={"features": forebay.Numpy("npy"), "about": forebay.Json("json")},
+        cache_dir=settings["cache_dir"],
+        cache_limit="20GB",
+        host_memory_limit="2GB",
+    ) as loader:
+        for epoch in range(1 + settings["epochs"]):
+            before = loader.stats()
+            with meter.warm_up() if epoch == 0 else meter.measure():
+                for batch in loader:
+                    features, about = memoryview(batch["features"]), batch["about"]
+                    if len(about) != len(features):
+                        raise SystemExit(f"a batch has {len(features)} arrays and {len(about)} documents")
+                    meter.batch(features.shape, {"f": "float32"}.get(features.format, features.format))
+                    if check:
+                        return keep(check, features)
+                    del batch, features
+            stats = loader.stats().since(before)
+            elsewhere = {tier for tier, read in stats.bytes_by_tier.items() if read} - {settings["tier"]}
+            if elsewhere and epoch:
+                raise SystemExit(f"meant to read from {settings['tier']}, and read {stats.bytes_by_tier}")
+        meter.extra["stats"] = stats.as_dict()
+
+
+if __name__ == "__main__":
+    main(run)

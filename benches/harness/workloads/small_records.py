@@ -1,0 +1,118 @@
+"""Small records: 10 kB of features and a little JSON per sample, in tar shards on NVMe."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from photos import write_tar
+
+from ..install import refused
+from ..measure import Contender, Failed, execute, ratio, rows, take_turns, target
+from ..place import Place, warm
+
+TITLE = "Small records, warm NVMe (10 kB of .npy features and JSON in tar, shuffled, batch 256)"
+NEED_BYTES = 2 << 30
+
+BATCH = 256
+FEATURES = 2500  # float32: 10 kB
+SAMPLES_PER_SHARD = 20 * BATCH
+OUTPUT = {"shape": [BATCH, FEATURES], "dtype": "float32"}
+
+# Name: module, what it can't do without.
+PEERS = {
+    "WebDataset": ("webdataset_records", "webdataset"),
+    "MosaicML Streaming": ("streaming_records", "mosaicml-streaming"),
+}
+
+
+def run(place: Place) -> dict[str, Any]:
+    folder = place.empty("records")
+    shards = [cut(folder / f"records-{at:03}.tar", at) for at in range(place.scaled(8, 2))]
+    warm(shards)
+    log = place.logs / "small_records.log"
+    settings = {
+        "shards": [str(shard) for shard in shards],
+        "samples": SAMPLES_PER_SHARD * len(shards),
+        "features": FEATURES,
+        "batch_size": BATCH,
+        "threads": place.threads,
+        "seed": 0,
+        "epochs": 1,
+        "cache_dir": str(place.empty("records-cache")),
+        "tier": "nvme",
+        "converted": str(place.empty("records-own") / "mds"),
+    }
+    checks = place.empty("records-checks")
+
+    def python(name: str, module: str, package: str) -> Contender:
+        command = [*place.peer(module), json.dumps(settings)]
+
+        def go(_: int) -> dict[str, Any]:
+            if why := refused(package):
+                raise Failed(f"{package} does not install: {why}")
+            file = checks / f"{module}.npy"
+            if not file.exists():
+                execute([*place.peer(module), json.dumps({**settings, "check": str(file)})], log)
+            if not np.array_equal(np.load(file), np.stack([record(0, at)[0] for at in range(BATCH)])):
+                raise ValueError("its first batch has other values than the first records")
+            answer: dict[str, Any] = execute(command, log)
+            if answer["output"] != OUTPUT:
+                raise ValueError(f"batches are {answer['output']}, and should be {OUTPUT}")
+            return answer
+
+        return Contender(name, go, command)
+
+    contenders = [
+        python("forebay", "forebay_records", "forebay"),
+        *(python(name, *peer) for name, peer in PEERS.items()),
+    ]
+    # Brings the shards to NVMe: what a process finds there it reads from there.
+    execute([*place.peer("forebay_records"), json.dumps({**settings, "tier": "memory"})], log)
+    runs = take_turns(contenders, place.rounds)
+    for name in ("records", "records-cache", "records-own", "records-checks"):
+        place.remove(name)
+    table = rows(runs, "records/s")
+    webdataset = ratio(table, "forebay", ["WebDataset"])
+    streaming = ratio(table, "forebay", ["MosaicML Streaming"])
+    return {
+        "unit": "records/s",
+        "conditions": (
+            f"{len(shards)} shards of {SAMPLES_PER_SHARD} records; {place.threads} threads or worker processes each; one epoch "
+            "of warm-up, one measured; a process per run. forebay reads with O_DIRECT from its cache folder on NVMe; the others "
+            "read the shards, or MDS shards made from them beforehand, from the page cache (in their favour). Every one's first "
+            "batch in storage order is compared with what was written, and has to be equal."
+        ),
+        "settings": settings,
+        "commands": {contender.name: contender.command for contender in contenders},
+        "runs": runs,
+        "rows": table,
+        "targets": [
+            target("records/s over WebDataset", webdataset and webdataset[0], least=5.0),
+            target("records/s over MosaicML Streaming", streaming and streaming[0]),
+        ],
+    }
+
+
+def record(shard: int, at: int) -> tuple[Any, dict[str, Any]]:
+    """The features and the document of a sample: the same every time."""
+    features = np.random.default_rng((shard, at)).standard_normal(FEATURES, dtype=np.float32)
+    return features, {"id": shard * SAMPLES_PER_SHARD + at, "label": at % 1000, "split": "train"}
+
+
+def cut(path: Path, shard: int) -> Path:
+    """A shard of records."""
+
+    def members() -> Any:
+        for at in range(SAMPLES_PER_SHARD):
+            features, about = record(shard, at)
+            array = io.BytesIO()
+            np.save(array, features)
+            yield f"{shard:03}-{at:06}.npy", array.getvalue()
+            yield f"{shard:03}-{at:06}.json", json.dumps(about).encode()
+
+    write_tar(path, members())
+    return path
