@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::choose::{AUX_SHARE, Choice, choose};
-use super::index::shared;
+use super::health::is_full;
+use super::index::{shared, unshared};
 use super::removal::Batch;
 use super::report::Evict;
 use super::state::{Phase, State};
@@ -23,16 +24,20 @@ impl Disk {
     pub(crate) async fn evict(&self, what: Evict) -> Result<u64> {
         let _underway = self.shared.files.begin();
         let mut room = self.shared.room.subscribe();
+        let failed = |error| Error::Disk {
+            path: self.shared.layout.dir().into(),
+            what: "not all of the space could be given back; what could not stays cached".into(),
+            source: shared(error),
+        };
+        if !self.shared.state.lock().known {
+            let of_task = self.shared.clone();
+            self.shared.blocking(move || of_task.open_index(what)).await?.map_err(failed)?;
+        }
         while self.shared.waits_for_evictions()? {
             room.changed().await.map_err(|_| Error::Closed)?;
         }
         let of_task = self.shared.clone();
-        let evicted = self.shared.blocking(move || of_task.evict(what)).await?;
-        evicted.map_err(|error| Error::Disk {
-            path: self.shared.layout.dir().into(),
-            what: "not all of the space could be given back; what could not stays cached".into(),
-            source: shared(error),
-        })
+        self.shared.blocking(move || of_task.evict(what)).await?.map_err(failed)
     }
 }
 
@@ -125,9 +130,33 @@ impl Shared {
         blocks
     }
 
+    /// Opens the index that the disk was too full for.
+    fn open_index(&self, what: Evict) -> io::Result<()> {
+        let opened = self.writer.flush_blocking().map_err(unshared);
+        if opened.as_ref().is_err_and(is_full) && matches!(what, Evict::All) {
+            self.index.forget(&self.layout.index())?;
+            self.state.lock().known = true;
+            return Ok(());
+        }
+        opened
+    }
+
     fn evict(&self, what: Evict) -> io::Result<u64> {
         let before = self.state.lock().quota.files();
-        let done = match what {
+        let mut done = self.evict_once(what);
+        if done.as_ref().is_err_and(is_full) && matches!(what, Evict::All) {
+            // No room even for removing entries. Everything is to go, so the index may go first, and with it every entry.
+            done = self.index.forget(&self.layout.index()).and_then(|()| self.evict_once(what));
+        }
+        if self.index.is_gone() {
+            done = done.and(self.writer.flush_blocking().map_err(unshared));
+        }
+        self.tell_room();
+        done.map(|()| before.saturating_sub(self.state.lock().quota.files()))
+    }
+
+    fn evict_once(&self, what: Evict) -> io::Result<()> {
+        match what {
             Evict::All => {
                 let ids: Vec<_> = self.state.lock().objects.keys().copied().collect();
                 // One that can't go does not keep the others.
@@ -135,15 +164,11 @@ impl Shared {
             }
             Evict::Object(id) => self.evict_object(&id),
             Evict::DownTo { bytes } => self.evict_down_to(bytes),
-        };
-        self.tell_room();
-        done.map(|()| before.saturating_sub(self.state.lock().quota.files()))
+        }
     }
 
     fn evict_object(&self, id: &ObjectId) -> io::Result<()> {
-        if !self.load_blocking(id) {
-            return Ok(());
-        }
+        self.load_or_fail(id)?;
         let mut state = self.state.lock();
         if state.held {
             return Ok(());
@@ -158,6 +183,17 @@ impl Shared {
         self.remove(Batch { blocks, aux: vec![*id], chosen: true })
     }
 
+    /// Brings an object's entries into memory; an error where the index can't be read at present.
+    fn load_or_fail(&self, id: &ObjectId) -> io::Result<()> {
+        let unloaded = |state: &State| {
+            state.objects.get(id).is_some_and(|object| object.blocks.is_none() && !object.removing)
+        };
+        if !self.load_blocking(id) && unloaded(&self.state.lock()) {
+            return Err(io::Error::other("the block index can't be read at present"));
+        }
+        Ok(())
+    }
+
     fn evict_down_to(&self, bytes: u64) -> io::Result<()> {
         loop {
             let mut state = self.state.lock();
@@ -169,7 +205,7 @@ impl Shared {
                 Choice::Nothing => return Ok(()),
                 Choice::Load(id) => {
                     drop(state);
-                    self.load_blocking(&id);
+                    self.load_or_fail(&id)?;
                 }
                 Choice::Remove { blocks, aux } => {
                     let blocks = self.retire(&mut state, blocks);

@@ -14,8 +14,19 @@ const DOWN_AFTER: u32 = 8;
 /// How long an error is remembered, and how long admission waits after the disk was full or down before it tries again.
 const REST: Duration = Duration::from_secs(30);
 
-/// The first rest after space could not be given back; each further failure in a row doubles it, up to [`REST`].
+/// The first rest after space could not be given back or the index took no entries; each further failure in a row doubles it, up to [`REST`].
 const FIRST_REST: Duration = Duration::from_secs(1);
+
+/// What the block index is trusted with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trust {
+    #[default]
+    Works,
+    /// It took no entries the last time; it is tried again.
+    Refuses,
+    /// It can't be believed until the folder is opened again.
+    Broken,
+}
 
 /// The disk's record.
 #[derive(Debug, Default)]
@@ -23,7 +34,7 @@ pub(super) struct Health {
     in_a_row: u32,
     last_error: Option<Instant>,
     full_since: Option<Instant>,
-    index_failed: bool,
+    index: Trust,
     /// Removals in a row that gave nothing back.
     vain_removals: u32,
     no_removal_before: Option<Instant>,
@@ -50,22 +61,40 @@ impl Health {
         self.full_since = None;
     }
 
-    /// The index can't be written: entries can't be made until the folder is opened again.
-    pub(super) fn index_failed(&mut self, now: Instant) {
-        self.index_failed = true;
+    /// The index took no entries.
+    pub(super) fn index_refused(&mut self, error: &io::Error, now: Instant) {
+        self.failed(error, now);
+        if self.index == Trust::Works {
+            self.index = Trust::Refuses;
+        }
+    }
+
+    /// The index takes entries. True where it did not before.
+    pub(super) fn index_accepted(&mut self) -> bool {
+        let back = self.index == Trust::Refuses;
+        if back {
+            self.index = Trust::Works;
+            // Where it was full, it has room again.
+            self.full_since = None;
+        }
+        back
+    }
+
+    /// The index can't be used: nothing is entered or removed until the folder is opened again.
+    pub(super) fn index_broken(&mut self, now: Instant) {
+        self.index = Trust::Broken;
         self.last_error = Some(now);
     }
 
-    /// False where no entry can be written or removed any more.
+    /// False where no entry can be written or removed.
     pub(super) fn index_works(&self) -> bool {
-        !self.index_failed
+        self.index == Trust::Works
     }
 
     /// Space could not be given back.
     pub(super) fn removal_failed(&mut self, now: Instant) {
-        let rest = FIRST_REST.saturating_mul(1 << self.vain_removals.min(16)).min(REST);
+        self.no_removal_before = Some(now + rest_after(self.vain_removals));
         self.vain_removals = self.vain_removals.saturating_add(1);
-        self.no_removal_before = Some(now + rest);
     }
 
     /// Space was given back.
@@ -75,17 +104,17 @@ impl Health {
 
     /// True where the last removal failed.
     pub(super) fn removals_fail(&self) -> bool {
-        self.index_failed || self.vain_removals > 0
+        !self.index_works() || self.vain_removals > 0
     }
 
     /// True where a removal may be tried.
     pub(super) fn removes(&self, now: Instant) -> bool {
-        !self.index_failed && self.no_removal_before.is_none_or(|at| now >= at)
+        self.index_works() && self.no_removal_before.is_none_or(|at| now >= at)
     }
 
     pub(super) fn state(&self, now: Instant) -> DiskState {
         let recent = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < REST);
-        if self.index_failed || (self.in_a_row >= DOWN_AFTER && recent(self.last_error)) {
+        if !self.index_works() || (self.in_a_row >= DOWN_AFTER && recent(self.last_error)) {
             DiskState::Down
         } else if recent(self.last_error) || recent(self.full_since) {
             DiskState::Degraded
@@ -101,9 +130,14 @@ impl Health {
     }
 }
 
+/// The rest after a failure, by how many there were before it in a row.
+pub(super) fn rest_after(failures: u32) -> Duration {
+    FIRST_REST.saturating_mul(1 << failures.min(16)).min(REST)
+}
+
 /// The file system or the user's quota on it is exhausted.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -131,8 +165,11 @@ mod tests {
         }
         health.removal_worked();
         assert!(health.removes(now) && !health.removals_fail());
-        health.index_failed(now);
+        health.index_refused(&io::Error::from_raw_os_error(libc::EIO), now);
         assert!(!health.removes(now + REST));
+        assert!(health.index_accepted() && health.removes(now));
+        health.index_broken(now);
+        assert!(!health.index_accepted() && !health.removes(now + REST));
     }
 
     #[test]

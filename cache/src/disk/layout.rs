@@ -1,7 +1,8 @@
 //! Where things lie in the cache folder, and how much the file system says they take.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,12 @@ impl Layout {
         self.dir.join("aux")
     }
 
+    /// Makes the folders that are always there.
+    pub(super) fn make_dirs(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.objects())?;
+        std::fs::create_dir_all(self.aux_dir())
+    }
+
     /// The folder of an object's files: 256 of them, by the first byte of the id.
     pub(super) fn bucket(&self, id: &ObjectId) -> PathBuf {
         self.objects().join(format!("{:02x}", id.as_bytes()[0]))
@@ -76,7 +83,7 @@ pub(super) fn allocated_at(path: &Path) -> u64 {
 }
 
 /// Allocates `len` bytes at `offset` without changing the file's size, so that a full disk says so before data is on its way.
-pub(super) fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+pub(super) fn reserve(file: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
         // A file system without preallocation (some network and FUSE ones) still takes the write.
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),

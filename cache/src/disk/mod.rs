@@ -10,6 +10,7 @@ mod advice;
 mod aux;
 mod checksum;
 mod choose;
+mod database;
 mod freer;
 mod grant;
 mod health;
@@ -32,6 +33,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
@@ -49,6 +51,7 @@ pub use grant::{BlockGrant, Grant};
 pub use lock::FolderLock;
 pub use report::{CachedObject, Evict, Finding, Progress, Status};
 
+use health::is_full;
 use index::Index;
 use layout::Layout;
 use pages::Pages;
@@ -133,20 +136,34 @@ impl Disk {
             None => FolderLock::try_acquire(&dir)?.ok_or_else(|| Error::Owned { path: dir.clone() })?,
         };
         let layout = Layout::new(&dir);
-        let index = Arc::new(open_index(&layout, &options.counters, options.bookkeeping_bytes / 3)?);
         let mut state = State::new(options.limit_bytes, options.hold_evictions);
-        state.quota.set_index(layout::allocated_at(&layout.index()));
-        let records = index
-            .objects()
-            .map_err(|error| unusable(&layout.index(), "the block index can't be read", error))?;
-        for (id, record) in records {
-            state.objects.insert(id, state::Object { record, ..state::Object::default() });
+        let page_cache_bytes = options.bookkeeping_bytes / 3;
+        let (index, refused) = match open_index(&layout, &options.counters, page_cache_bytes) {
+            Ok(index) => (index, None),
+            Err(error) if is_full(&error) => {
+                (Index::unopened(&layout.index(), page_cache_bytes), Some(error))
+            }
+            Err(error) => return Err(unusable(&layout.index(), "the block index can't be opened", error)),
+        };
+        let index = Arc::new(index);
+        match &refused {
+            None => state.enter_objects(
+                index
+                    .objects()
+                    .map_err(|error| unusable(&layout.index(), "the block index can't be read", error))?,
+            ),
+            Some(error) => {
+                tracing::error!(%error, path = %layout.index().display(), "the disk is too full to open the block index: nothing is cached until it has room");
+                state.health.index_refused(error, Instant::now());
+                state.known = false;
+            }
         }
         let state = Arc::new(Mutex::new(state));
-        let written = note_commits(state.clone(), layout.clone());
+        keep_room(&state, &index);
+        let written = note_commits(state.clone(), index.clone());
         let threads = |error| unusable(&dir, "a thread for it could not be started", error);
         let shared = Arc::new(Shared {
-            writer: IndexWriter::start(index.clone(), written).map_err(threads)?,
+            writer: IndexWriter::start(index.clone(), refused, written).map_err(threads)?,
             layout,
             io: options.io,
             counters: options.counters,
@@ -169,7 +186,9 @@ impl Disk {
         let (of_walk, underway) = (shared.clone(), shared.files.begin());
         shared.runtime.spawn_blocking(move || {
             let _underway = underway;
-            of_walk.walk();
+            if of_walk.wait_for_index() {
+                of_walk.walk();
+            }
         });
         Ok(Self { shared, freer: Mutex::new(Some(freer)) })
     }
@@ -199,7 +218,7 @@ impl Disk {
     pub(crate) async fn newest(&self, location: &Location) -> Result<Option<ObjectMeta>> {
         let (shared, location) = (self.shared.clone(), location.clone());
         let path = self.shared.layout.index();
-        let flushed = self.shared.writer.flush();
+        let flushed = self.shared.writer.flush_if_it_works();
         let found = self.shared.blocking(move || {
             drop(flushed.blocking_recv());
             shared.index.newest(&location)
@@ -216,7 +235,7 @@ impl Disk {
         let state = self.shared.state.lock();
         stats.engine = self.shared.io.engine();
         stats.direct = state.objects.values().find_map(|object| Some(object.file.as_ref()?.is_direct()));
-        stats.disk_state = state.health.state(std::time::Instant::now());
+        stats.disk_state = state.health.state(Instant::now());
         stats.admission_stopped = state.admission_stopped();
         stats.used_bytes = state.quota.used();
         stats.limit_bytes = state.quota.limit();
@@ -295,32 +314,46 @@ impl Shared {
     }
 }
 
-/// What the index's thread reports: how large the file is now, or that no more entries can be made.
+/// What the index's thread reports: that the file may have grown, or takes no entries at present.
 fn note_commits(
     state: Arc<Mutex<State>>,
-    layout: Layout,
+    index: Arc<Index>,
 ) -> impl Fn(Result<(), &io::Error>) + Send + 'static {
     move |result| {
-        let allocated = layout::allocated_at(&layout.index());
+        keep_room(&state, &index);
         let mut state = state.lock();
-        state.quota.set_index(allocated);
-        if let Err(error) = result {
-            let now = std::time::Instant::now();
-            state.health.failed(error, now);
-            state.health.index_failed(now);
-            tracing::error!(%error, "the block index can't be written; nothing is admitted to the cache until it is opened again");
+        match result {
+            Ok(()) if state.health.index_accepted() => tracing::info!("the block index takes entries again"),
+            Ok(()) => {}
+            Err(error) => {
+                state.health.index_refused(error, Instant::now());
+                tracing::error!(%error, "the block index can't be written: nothing is admitted to the cache or evicted until it can; it is tried again");
+            }
         }
     }
 }
 
-/// Opens the index; one that is broken is made anew, and its blocks are reclaimed behind the service.
-fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> Result<Index> {
-    let (path, marker) = (layout.index(), layout.index_is_broken());
-    for dir in [layout.objects(), layout.aux_dir()] {
-        std::fs::create_dir_all(&dir).map_err(|error| {
-            unusable(&dir, "it can't be made; choose a folder where this user may write (cache_dir)", error)
-        })?;
+/// Counts the index, and allocates its room where the quota has it.
+fn keep_room(state: &Mutex<State>, index: &Index) {
+    let Some(bytes) = index.footprint() else { return };
+    let fits = {
+        let mut state = state.lock();
+        state.quota.set_index(bytes);
+        state.quota.holds()
+    };
+    if fits
+        && let Err(error) = index.reserve()
+        && is_full(&error)
+    {
+        // What is left of the disk is the index's.
+        state.lock().health.failed(&error, Instant::now());
     }
+}
+
+/// Opens the index; one that is broken is made anew, and its blocks are reclaimed behind the service.
+fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> io::Result<Index> {
+    let (path, marker) = (layout.index(), layout.index_is_broken());
+    layout.make_dirs()?;
     let remake = |why: &str| {
         tracing::error!(path = %path.display(), why, "the block index is broken: the cache starts empty");
         crate::stats::count(&counters.quarantined_blocks);
@@ -329,11 +362,10 @@ fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> 
     };
     let read = |index: &Index| index.objects().map(drop);
     let opened = || Index::open(&path, page_cache_bytes).and_then(|index| read(&index).map(|()| index));
-    let found = match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
+    match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
         Err(error) if error.raw_os_error().is_none() => remake(&error.to_string()).and_then(|()| opened()),
         other => other,
-    };
-    found.map_err(|error| unusable(&path, "the block index can't be opened", error))
+    }
 }
 
 fn unusable(path: &Path, what: &str, error: io::Error) -> Error {

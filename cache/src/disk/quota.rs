@@ -18,16 +18,14 @@ pub(super) struct Quota {
     files: u64,
     /// Allocated by folders, the lock and other small things.
     fixed: u64,
-    /// Set aside for the index: see [`Quota::set_index`].
+    /// Taken by the index, or set aside for it.
     index: u64,
     reserved: u64,
 }
 
 impl Quota {
     pub(super) fn new(limit: u64) -> Self {
-        let mut quota = Self { limit, ..Self::default() };
-        quota.set_index(0);
-        quota
+        Self { limit, ..Self::default() }
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -79,10 +77,14 @@ impl Quota {
         self.fixed += bytes;
     }
 
-    /// The index file takes `allocated` now. A copy-on-write tree needs room to rewrite itself, so twice that is set aside, and
-    /// what one group of entries may add.
-    pub(super) fn set_index(&mut self, allocated: u64) {
-        self.index = allocated * 2 + (1 << 20);
+    /// The index file takes so many bytes, with the room that it keeps for its next growth.
+    pub(super) fn set_index(&mut self, bytes: u64) {
+        self.index = bytes;
+    }
+
+    /// False where more is in use than may be: the limit was lowered, or the index has grown.
+    pub(super) fn holds(&self) -> bool {
+        self.used() <= self.limit
     }
 }
 

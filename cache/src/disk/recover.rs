@@ -7,12 +7,16 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::checksum::PAGE_BYTES;
 use super::layout::{allocated, allocated_at, owner_of, remove};
 use super::state::{Block, Object, Phase};
 use crate::object::{BLOCK_BYTES, BlockId, GRANULE_BYTES, ObjectId};
+
+/// How often the walk looks whether the index has come.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the walk found.
 #[derive(Default)]
@@ -31,7 +35,7 @@ impl Shared {
         let found = self.sum_up().unwrap_or_else(|error| {
             // Without the sums the quota can't be kept: the folder is read, not written.
             tracing::error!(%error, "the cache folder can't be walked; nothing is admitted");
-            self.state.lock().health.index_failed(std::time::Instant::now());
+            self.state.lock().health.index_broken(Instant::now());
             Found::default()
         });
         let unknown = self.enter(found);
@@ -49,6 +53,35 @@ impl Shared {
                 return;
             }
             self.reclaim_gaps(&id);
+        }
+    }
+
+    /// Where the index could not be opened at first, nobody knows yet what belongs to nothing. False where the folder was closed meanwhile.
+    pub(super) fn wait_for_index(&self) -> bool {
+        loop {
+            {
+                let mut state = self.state.lock();
+                while !state.known && !state.health.index_works() && !state.ended {
+                    self.work.wait_for(&mut state, LOOK_AGAIN);
+                }
+                if state.known || state.ended {
+                    return !state.ended;
+                }
+            }
+            let found = self.layout.make_dirs().and_then(|()| self.index.objects());
+            let mut state = self.state.lock();
+            match found {
+                Ok(records) => {
+                    state.enter_objects(records);
+                    state.known = true;
+                    return true;
+                }
+                Err(error) => {
+                    state.health.index_refused(&error, Instant::now());
+                    drop(state);
+                    self.writer.retry();
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::checksum::PAGE_BYTES;
-use super::index::{Change, ObjectRecord};
+use super::index::{Change, ObjectRecord, unshared};
 use super::layout::{owner_of, remove};
 use super::state::{Phase, State};
 use super::{Shared, store};
@@ -77,12 +77,15 @@ impl Shared {
                 self.writer.send(Change::PutObject(*id, record.clone()));
             }
         }
-        let entered = self.writer.flush_blocking();
+        let entered = match self.writer.flush_blocking() {
+            Err(_) if self.index.is_gone() => Ok(()),
+            entered => entered,
+        };
         let (mut worked, mut failure) = (false, None);
         for (id, part) in parts {
             let outcome = match &entered {
                 Ok(()) => self.give_back(&id, &part),
-                Err(error) => Outcome::nothing(io::Error::new(error.kind(), error.clone())),
+                Err(error) => Outcome::nothing(unshared(error.clone())),
             };
             self.settle_removal(&id, &part, &outcome, batch.chosen);
             worked |= outcome.result.is_ok();

@@ -165,10 +165,19 @@ impl Shared {
 
     /// As [`Self::load`], on a thread that may block.
     pub(super) fn load_blocking(&self, id: &ObjectId) -> bool {
-        let (entries, bad) = self.index.blocks(id).unwrap_or_else(|error| {
-            self.index_is_broken(&error);
-            (Vec::new(), 0)
-        });
+        if let Some(object) = self.state.lock().objects.get(id)
+            && object.blocks.is_some()
+        {
+            return !object.removing;
+        }
+        let (entries, bad) = match self.index.blocks(id) {
+            Ok(found) => found,
+            Err(error) if self.is_passing(&error) => return false,
+            Err(error) => {
+                self.index_is_broken(&error);
+                (Vec::new(), 0)
+            }
+        };
         self.counters.quarantined_blocks.fetch_add(bad, Relaxed);
         let mut state = self.state.lock();
         let Some(object) = state.objects.get_mut(id).filter(|object| !object.removing) else { return false };
@@ -179,17 +188,28 @@ impl Shared {
         true
     }
 
+    /// True where the disk refused to read the index, or the index waits to be opened again: until then what isn't in memory is a miss.
+    fn is_passing(&self, error: &io::Error) -> bool {
+        let disk = error.raw_os_error().is_some();
+        let passing = disk || error.kind() == io::ErrorKind::NotConnected;
+        let mut state = self.state.lock();
+        if passing && !state.ended {
+            state.health.index_refused(error, Instant::now());
+            drop(state);
+            if disk {
+                count(&self.counters.io_errors);
+            }
+            self.writer.retry();
+        }
+        passing
+    }
+
     /// The index can't be read: nothing is admitted, and the next start makes a new one.
     fn index_is_broken(&self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::NotConnected {
-            return; // It was closed.
-        }
         tracing::error!(%error, "the block index can't be read");
         count(&self.counters.io_errors);
-        self.state.lock().health.index_failed(Instant::now());
-        if error.raw_os_error().is_none()
-            && let Err(error) = std::fs::write(self.layout.index_is_broken(), b"")
-        {
+        self.state.lock().health.index_broken(Instant::now());
+        if let Err(error) = std::fs::write(self.layout.index_is_broken(), b"") {
             tracing::error!(%error, "the broken index could not be marked");
         }
     }

@@ -67,6 +67,8 @@ pub(super) struct State {
     pub(super) wanted: u64,
     /// Nothing is punched: clients of a former owner may still read.
     pub(super) held: bool,
+    /// The index has said what there is.
+    pub(super) known: bool,
     /// The folder was walked, so `quota` knows everything.
     pub(super) ready: bool,
     pub(super) ended: bool,
@@ -79,6 +81,7 @@ impl State {
     pub(super) fn new(limit: u64, held: bool) -> Self {
         Self {
             quota: Quota::new(limit),
+            known: true,
             health: Health::default(),
             objects: HashMap::new(),
             advice: AdviceBook::default(),
@@ -92,6 +95,13 @@ impl State {
             stuck_since: None,
             tick: 0,
             open_files: 0,
+        }
+    }
+
+    /// Enters what the index knows; the blocks follow when they are asked for.
+    pub(super) fn enter_objects(&mut self, records: Vec<(ObjectId, ObjectRecord)>) {
+        for (id, record) in records {
+            self.objects.insert(id, Object { record, ..Object::default() });
         }
     }
 

@@ -62,7 +62,7 @@ async fn what_the_cache_says_it_takes_is_what_it_takes_or_a_little_more() {
     assert!(freed >= 8 * MIB && cache.stats().used_bytes <= 12 * MIB);
     cache.evict(Evict::All).await.unwrap();
     let (said, real) = (cache.stats().used_bytes, world.allocated());
-    assert!(said >= real && real < 2 * MIB, "{real} bytes are left of an empty cache");
+    assert!(said >= real && real < 3 * MIB, "{real} bytes are left of an empty cache");
 }
 
 #[tokio::test]
