@@ -1,12 +1,14 @@
-//! What the measuring programs share: processor time, fio, medians, memory.
+//! What the measuring programs share: options, processor time, fio, medians, memory.
 //!
 //! Each program measures one thing and prints one JSON object per measurement on standard output; the harness in
 //! `benches/harness` runs them in turn with their peers, and draws up the account.
 
 pub mod fio;
+pub mod folder;
 pub mod hot;
 pub mod photos;
 pub mod process;
+pub mod reading;
 
 /// Of these numbers; the mean of the middle two where their count is even, NaN where there are none.
 pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {

@@ -20,3 +20,13 @@ pub fn peak_rss_bytes() -> Result<u64> {
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }
+
+/// Bytes that this process has had read from disks and written to them.
+pub fn disk_bytes() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/self/io")?;
+    let number = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.with_context(|| format!("{name} in /proc/self/io")).and_then(|value| Ok(value.parse::<u64>()?))
+    };
+    Ok((number("read_bytes")?, number("write_bytes")?))
+}

@@ -3,19 +3,19 @@
 //!
 //! `cargo run --release -p forebay-bench --bin blockio -- --folder DIR`; the ratio of the medians is the result.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use forebay_bench::fio::Job;
+use forebay_bench::median;
 use forebay_bench::process::cpu_seconds;
-use forebay_bench::{median, mixed};
+use forebay_bench::reading::{Places, Reading, region};
 use forebay_cache::granule::{granule_crcs, verify};
 use forebay_cache::io::{self, BlockIo, IoFile};
-use forebay_cache::memory::{Arena, Region, Slab, Unpinned};
+use forebay_cache::memory::Slab;
 use forebay_cache::object::{BLOCK_BYTES, GRANULE_BYTES};
 use futures::StreamExt;
 use futures::executor::block_on;
@@ -23,27 +23,8 @@ use futures::stream::FuturesUnordered;
 
 #[derive(Parser)]
 struct Args {
-    /// Where the file to read is made, and removed at the end.
-    #[arg(long)]
-    folder: PathBuf,
-    /// Size of the file in GiB: more than the disk's own cache.
-    #[arg(long, default_value_t = 2)]
-    gib: u64,
-    /// Reads in flight.
-    #[arg(long, default_value_t = 32)]
-    depth: usize,
-    /// Threads that wait for reads and verify them.
-    #[arg(long, default_value_t = 2)]
-    consumers: usize,
-    /// Seconds per measurement.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Measurements of each kind, interleaved with fio's.
-    #[arg(long, default_value_t = 6)]
-    rounds: usize,
-    /// Bytes per read.
-    #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 128 << 10, 1 << 20, 4 << 20])]
-    sizes: Vec<usize>,
+    #[command(flatten)]
+    reading: Reading,
     /// Read without verifying.
     #[arg(long)]
     unverified: bool,
@@ -54,10 +35,11 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let (engine, report) = io::open(&args.folder, args.depth)?;
+    args.reading.check()?;
+    let (engine, report) = io::open(&args.reading.folder, args.reading.depth)?;
     eprintln!("{}", serde_json::to_string(&report)?);
-    let path = args.folder.join("blockio.data");
-    let data = Data::write(&*engine, &path, args.gib << 30)?;
+    let path = args.reading.folder.join("blockio.data");
+    let data = Data::write(&*engine, &path, args.reading.gib << 30)?;
     let result = compare(&args, &*engine, &data, &path);
     std::fs::remove_file(&path)?;
     result
@@ -66,10 +48,9 @@ fn main() -> Result<()> {
 fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Result<()> {
     println!("order       bytes   forebay GB/s   fio GB/s   ratio   core-seconds/GB (forebay, fio)");
     for random in [true, false] {
-        for &size in &args.sizes {
-            ensure!(size.is_multiple_of(GRANULE_BYTES as usize), "{size} bytes are not whole granules");
+        for &size in &args.reading.sizes {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for round in 0..args.rounds {
+            for round in 0..args.reading.rounds {
                 // Taking turns at being first: a disk behind a rate limiter is faster after a rest.
                 let fio_first = round % 2 == 1;
                 for turn in [fio_first, !fio_first] {
@@ -149,10 +130,6 @@ impl Data {
     }
 }
 
-fn region(bytes: usize) -> Result<Region> {
-    Ok(Arena::new(bytes as u64, Arc::new(Unpinned))?.region("reads", bytes)?)
-}
-
 /// xorshift64: bytes that no disk compresses.
 fn next(mut state: u64) -> u64 {
     state ^= state << 13;
@@ -161,17 +138,12 @@ fn next(mut state: u64) -> u64 {
 }
 
 fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: bool) -> Result<Figure> {
-    let region = region(args.depth * size)?;
-    let cursor = AtomicU64::new(0);
-    let blocks = data.bytes / size as u64;
-    let place = || {
-        let turn = cursor.fetch_add(1, Ordering::Relaxed);
-        let block = if random { mixed(turn) } else { turn };
-        block % blocks * size as u64
-    };
-    let end = Duration::from_secs_f64(args.seconds);
+    let region = region(args.reading.depth * size)?;
+    let places = Places::new(random);
+    let place = || places.next(data.bytes / size as u64) * size as u64;
+    let end = Duration::from_secs_f64(args.reading.seconds);
     let (cpu, start) = (cpu_seconds()?, Instant::now());
-    let consume = || {
+    let consume = |depth: usize| {
         block_on(async {
             let mut reading = FuturesUnordered::new();
             let submit = |slab: Slab| {
@@ -179,7 +151,7 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
                 async move { (offset, io::read(engine, &data.file, offset, size, slab).await) }
             };
             let mut bytes = 0u64;
-            for _ in 0..args.depth / args.consumers {
+            for _ in 0..depth {
                 reading.push(submit(region.allocate(size).await?));
             }
             while let Some((offset, (slab, result))) = reading.next().await {
@@ -197,7 +169,9 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
         })
     };
     let bytes = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.consumers).map(|_| scope.spawn(consume)).collect();
+        let threads: Vec<_> = (0..args.reading.threads)
+            .map(|thread| scope.spawn(move || consume(args.reading.depth_of(thread))))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a consumer panicked"))).sum()
     });
     let (bytes, seconds): (Result<u64>, _) = (bytes, start.elapsed().as_secs_f64());
@@ -206,8 +180,16 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
 }
 
 fn fio(args: &Args, path: &Path, size: usize, random: bool) -> Result<Figure> {
-    let (depth, seconds) = (args.depth, args.seconds);
-    let answer = Job { files: vec![path.into()], block_bytes: size, depth, seconds, random }.run()?;
+    let job = Job {
+        files: vec![path.into()],
+        block_bytes: size,
+        depth: args.reading.depth,
+        seconds: args.reading.seconds,
+        random,
+        processes: 1,
+        registered: false,
+    };
+    let answer = job.run()?;
     Ok(Figure {
         gb_per_s: answer.gb_per_s,
         cores_per_gb: answer.cpu_seconds / (answer.gb_per_s * answer.seconds),
