@@ -9,7 +9,7 @@ use forebay_cache::object::BLOCK_BYTES;
 use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::catalog::{Catalog, discover};
 use crate::error::Result;
@@ -65,15 +65,15 @@ const LAST_READS: Duration = Duration::from_secs(5);
 impl Workplace {
     /// Gives the memory back, but what batches in the consumer's hands take; that follows when they are let go. `over` tells when nothing
     /// of the last epoch's work is left.
-    pub(crate) fn close(&self, mut over: Option<watch::Receiver<()>>) {
+    pub(crate) fn close(&self, over: Option<Over>) {
         self.batches.close();
         self.reads.close();
         self.values.budget.close();
         self.large.close();
         if Handle::try_current().is_err() {
             let last = async {
-                if let Some(over) = &mut over {
-                    while over.changed().await.is_ok() {}
+                if let Some(over) = over {
+                    over.wait().await;
                 }
                 self.reads.drained().await;
             };
@@ -109,8 +109,23 @@ pub(crate) struct Epoch {
     /// Batches that the consumer took.
     pub(crate) delivered: u64,
     tasks: Vec<AbortHandle>,
-    /// Ends when none of its tasks is left.
-    pub(crate) over: watch::Receiver<()>,
+    /// Taken by whoever is to know when nothing of it is left.
+    pub(crate) over: Option<Over>,
+}
+
+/// The end of an epoch's work, and of what its tasks hold.
+#[derive(Debug)]
+pub(crate) struct Over {
+    planner: JoinHandle<()>,
+    running: watch::Receiver<()>,
+}
+
+impl Over {
+    async fn wait(mut self) {
+        // The planner's rows end with it; each holds the epoch's workshop to its end.
+        drop(self.planner.await);
+        while self.running.changed().await.is_ok() {}
+    }
 }
 
 impl Epoch {
@@ -161,7 +176,7 @@ impl Epoch {
         let ready = Arc::new(Ready::new());
         let room_units = room_units(place.reads.capacity_bytes());
         let number = shop.spec.epoch;
-        let over = shop.running.subscribe();
+        let running = shop.running.subscribe();
         let planner = Planner {
             shop: Arc::new(shop),
             walk,
@@ -181,8 +196,9 @@ impl Epoch {
                 open.end();
             }
         };
-        let tasks = vec![place.session.handle().spawn(guarded).abort_handle()];
-        Self { number, ready, delivered: 0, tasks, over }
+        let planner = place.session.handle().spawn(guarded);
+        let tasks = vec![planner.abort_handle()];
+        Self { number, ready, delivered: 0, tasks, over: Some(Over { planner, running }) }
     }
 }
 

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use forebay_cache::memory::Held;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
 use crate::checkpoint::{Fingerprint, Given, State};
-use crate::epoch::{Epoch, Workplace};
+use crate::epoch::{Epoch, Over, Workplace};
 use crate::error::{Error, Result};
 use crate::memory::Shares;
 use crate::options::LoaderOptions;
@@ -53,7 +52,7 @@ struct Position {
     /// None with one rank, or where nothing tells which the others are.
     agreement: Option<Agreement>,
     /// Tells when nothing of the last epoch's work is left.
-    over: Option<watch::Receiver<()>>,
+    over: Option<Over>,
     /// Stalls of epochs that are over, by stage.
     stalls: [Duration; 5],
     batches: u64,
@@ -471,8 +470,8 @@ impl Drop for Loader {
 }
 
 impl Position {
-    fn run(&mut self, epoch: Epoch) {
-        self.over = Some(epoch.over.clone());
+    fn run(&mut self, mut epoch: Epoch) {
+        self.over = epoch.over.take();
         self.epoch = Some(epoch);
     }
 

@@ -152,7 +152,10 @@ impl Planner {
                 (job, turn, first)
             })
             .collect();
+        // Dropped in this order, also before it ran: with the workshop goes the last that the rows hold.
+        let work = (queued, shop);
         async move {
+            let (queued, shop) = work;
             let shop = &shop;
             let row = |(job, turn, first)| async move {
                 let permit: std::result::Result<OwnedSemaphorePermit, _> = match first {

@@ -47,7 +47,7 @@ pub(crate) struct Workshop {
     /// Which column holds a label, and whether labels look sorted; none where it doesn't matter.
     pub(crate) sorted: Option<(usize, Arc<SortedLabels>)>,
     pub(crate) draws: EpochRng,
-    /// Dropped with the last task of the epoch.
+    /// Dropped with the last task of the epoch, and the last work of its decoding threads.
     pub(crate) running: watch::Sender<()>,
 }
 
@@ -318,9 +318,12 @@ impl Workshop {
     ) -> Result<std::thread::Result<T>> {
         let (done, waiting) = oneshot::channel();
         let _inside = self.gauges.enter(Stage::Decode);
+        let running = self.running.clone();
         self.pool.spawn(move || {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             drop(done.send(made));
+            // What the work held is gone, also where nobody waits for it any more.
+            drop(running);
         });
         waiting.await.map_err(|_| Error::Closed)
     }
