@@ -1,13 +1,16 @@
 """torchdata.nodes: batches of indexes, each read, decoded and collated in a worker process; decoding by torchvision.io.
 
 As https://pytorch.org/data/0.11/migrate_to_nodes_from_utils.html builds a loader of nodes, which says that worker processes
-suit a Python with its lock. The samples are found by their places in the tar shards.
+suit a Python with its lock. The samples are found by their places in the tar shards. Workers end with an epoch, so the sampler
+goes through all of them at once; they come from a fork server, as forks of a process that has threads can hang.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torchdata.nodes as tn
@@ -45,15 +48,25 @@ class Shards:
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
-    check, threads = bool(settings.get("check")), settings["threads"]
+    check, threads, batch_size = bool(settings.get("check")), settings["threads"], settings["batch_size"]
+    multiprocessing.set_forkserver_preload([__package__ + ".transforms"])
     samples = Shards(settings["shards"], WithTorchvision(check))
-    node = tn.SamplerWrapper(SequentialSampler(samples) if check else RandomSampler(samples))
-    node = tn.Batcher(node, batch_size=settings["batch_size"], drop_last=True)
-    node = tn.ParallelMapper(node, map_fn=samples.batch, num_workers=threads, method="process", in_order=True)
-    loader = tn.Loader(tn.Prefetcher(node, prefetch_factor=2 * threads))
+    # One epoch more than is taken, so that workers are as far ahead at the end as at the beginning.
+    everything = len(samples) * (2 + settings["epochs"])
+    node = tn.SamplerWrapper(SequentialSampler(samples) if check else RandomSampler(samples, num_samples=everything))
+    node = tn.Batcher(node, batch_size=batch_size, drop_last=True)
+    node = tn.ParallelMapper(
+        node,
+        map_fn=samples.batch,
+        num_workers=threads,
+        method="process",
+        multiprocessing_context="forkserver",
+        in_order=True,
+    )
+    stream = iter(tn.Loader(tn.Prefetcher(node, prefetch_factor=2 * threads)))
 
     def batches() -> Iterator[tuple[Any, Any]]:
-        return iter(loader)
+        return islice(stream, settings["samples"] // batch_size)
 
     epochs(settings, meter, batches)
 
