@@ -25,6 +25,8 @@ class Meter:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.extra: dict[str, Any] = {}
+        self.source: Any = None
+        """Keeps the peer's pipeline until the process ends, as taking one down can hang, and is not measured."""
         self._counting = False
         self._outputs: set[tuple[tuple[int, ...], str]] = set()
         self._worker_peaks: dict[int, int] = {}
@@ -71,6 +73,7 @@ class Meter:
 def epochs(settings: dict[str, Any], meter: Meter, batches: Callable[[], Iterable[tuple[Any, Any]]]) -> None:
     """Takes an epoch's batches (arrays or tensors with their labels) to warm up, then the measured epochs'. With `check` in the
     settings only the first batch, into a file of that name, for the harness to compare."""
+    meter.source = batches
     if settings.get("check"):
         array, labels = next(iter(batches()))
         delivered(meter, array, labels)
