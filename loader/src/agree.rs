@@ -190,8 +190,12 @@ impl Agreement {
                  ranks that agree"
             )),
             Err(error) => {
-                // Not a start: the next attempt takes its place.
+                // Not a start: the next attempt takes its place, and who starts later is not held against it.
                 self.starts.pop();
+                self.note = match self.starts.is_empty() {
+                    true => None,
+                    false => self.leave(cache).ok(),
+                };
                 return Err(error);
             }
         }
@@ -199,22 +203,34 @@ impl Agreement {
         Ok(())
     }
 
-    fn compare(&mut self, cache: &Cache, terms: &Terms) -> Result<()> {
+    fn leave(&self, cache: &Cache) -> Result<Note> {
         let said = Said { rank: self.world.rank(), starts: self.starts.clone() };
         let text =
             serde_json::to_string(&said).map_err(|error| Error::State { message: error.to_string() })?;
+        Ok(cache.leave_note(&self.board, &text)?)
+    }
+
+    fn compare(&mut self, cache: &Cache, terms: &Terms) -> Result<()> {
         // The former note stays until this one can be read: nobody finds none.
-        self.note = Some(cache.leave_note(&self.board, &text)?);
+        self.note = Some(self.leave(cache)?);
         for text in cache.notes(&self.board)? {
             // What another release wrote is not understood, and its protocol's version refuses it already.
             let Ok(theirs) = serde_json::from_str::<Said>(&text) else { continue };
             if theirs.rank != self.world.rank()
                 && let Some(start) = theirs.starts.get(self.starts.len() - 1)
             {
-                terms.check(self.world.rank(), start, theirs.rank)?;
+                terms.check(self.world.rank(), start, theirs.rank).map_err(other_job)?;
             }
         }
         Ok(())
+    }
+}
+
+/// What the processes of one parent share a folder for, nobody knows better than who started them.
+fn other_job(error: Error) -> Error {
+    let Error::State { message } = error else { return error };
+    Error::State {
+        message: format!("{message}; where they are ranks of different jobs, name each job in FOREBAY_JOB"),
     }
 }
 

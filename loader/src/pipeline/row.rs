@@ -274,18 +274,20 @@ impl Workshop {
         cells: &mut Vec<Option<Row>>,
     ) -> Result<()> {
         let own = self.parts.scratch as u64;
-        let (mut allowed, mut _share) = (own, None);
+        let (mut allowed, mut taken) = (own, None);
         loop {
             let (decoder, draws, account) = (self.decoder.clone(), self.draws, self.account.clone());
             let (found, bytes, mut rows) = (sample.clone(), members.clone(), std::mem::take(cells));
+            // The share goes with the work, and lives as long where nobody waits for it any more.
+            let share = taken.take();
             let decode = move || {
                 let began = std::time::Instant::now();
                 let decode = || decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
                 let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
                 account.decoded(began.elapsed());
-                (rows, made.unwrap_or_else(|panic| Err(Stopped::Failed(panicked(&*panic)))))
+                (rows, made.unwrap_or_else(|panic| Err(Stopped::Failed(panicked(&*panic)))), share)
             };
-            let (back, made) = match self.on_worker(decode).await? {
+            let (back, made, share) = match self.on_worker(decode).await? {
                 Ok(done) => done,
                 Err(panic) => return Err(panicked(&*panic)),
             };
@@ -296,7 +298,7 @@ impl Workshop {
                 Err(Stopped::Needs { bytes, field }) => (bytes, field),
             };
             // What was taken is let go before more is waited for: nobody waits holding some.
-            drop(_share.take());
+            drop(share);
             if bytes - own > self.large.capacity_bytes() as u64 {
                 let least = self.split.least(|parts| (parts.scratch + parts.large) as u64 >= bytes);
                 let what = format!(
@@ -306,7 +308,7 @@ impl Workshop {
                 return Err(self.decoder.too_large(sample, field, what));
             }
             let _inside = self.gauges.enter(Stage::Memory);
-            _share = Some(self.large.take((bytes - own) as usize).await?);
+            taken = Some(self.large.take((bytes - own) as usize).await?);
             allowed = bytes;
         }
     }

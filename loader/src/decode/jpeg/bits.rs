@@ -9,14 +9,14 @@ use memchr::memchr;
 pub(super) struct Coded {
     /// With [`SLACK`] zeros behind them.
     bytes: Vec<u8>,
-    /// Where each restart marker stood, in `bytes`, and its number (0 to 7).
-    restarts: Vec<(usize, u8)>,
+    /// Where each restart marker stood, in `bytes`.
+    restarts: Vec<usize>,
 }
 
 impl Coded {
     /// Bytes of memory held.
     pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.restarts.capacity() * size_of::<(usize, u8)>()
+        self.bytes.capacity() + self.restarts.capacity() * size_of::<usize>()
     }
 
     /// Bytes, without the slack.
@@ -24,9 +24,9 @@ impl Coded {
         self.bytes.len().saturating_sub(SLACK)
     }
 
-    /// Takes in `data`, which starts at the scan's first coded byte, up to the first marker that ends it. Where the scan has no
-    /// restart interval, a restart marker ends it too.
-    pub(super) fn take(&mut self, data: &[u8], restarts: bool) {
+    /// Takes in `data`, which starts at the scan's first coded byte, up to the first marker that ends it: a restart marker too,
+    /// where it does not count up, or is one more than the scan has `restarts`.
+    pub(super) fn take(&mut self, data: &[u8], restarts: u64) {
         self.bytes.clear();
         self.restarts.clear();
         self.bytes.reserve(data.len() + SLACK);
@@ -34,7 +34,7 @@ impl Coded {
         self.bytes.resize(self.bytes.len() + SLACK, 0);
     }
 
-    fn take_bytes(&mut self, data: &[u8], restarts: bool) {
+    fn take_bytes(&mut self, data: &[u8], restarts: u64) {
         let mut rest = data;
         while let Some(at) = memchr(0xFF, rest) {
             self.bytes.extend_from_slice(&rest[..at]);
@@ -42,7 +42,9 @@ impl Coded {
             let Some(code) = rest[at..].iter().position(|&byte| byte != 0xFF) else { return };
             match rest[at + code] {
                 0 => self.bytes.push(0xFF),
-                marker @ 0xD0..=0xD7 if restarts => self.restarts.push((self.bytes.len(), marker - 0xD0)),
+                marker if (self.restarts.len() as u64) < restarts && marker == self.next_restart() => {
+                    self.restarts.push(self.bytes.len());
+                }
                 _ => return,
             }
             rest = &rest[at + code + 1..];
@@ -50,16 +52,18 @@ impl Coded {
         self.bytes.extend_from_slice(rest);
     }
 
-    /// Part `number` of the scan: coded bytes between two restart markers. None where the markers don't count up.
+    /// The code of the restart marker that may come next: they count from 0 to 7 and over again.
+    fn next_restart(&self) -> u8 {
+        0xD0 + (self.restarts.len() % 8) as u8
+    }
+
+    /// Part `number` of the scan: coded bytes between two restart markers. None where there is none.
     pub(super) fn part(&self, number: usize) -> Option<(usize, usize)> {
         let start = match number.checked_sub(1) {
             None => 0,
-            Some(before) => match self.restarts.get(before)? {
-                (at, marker) if usize::from(*marker) == before % 8 => *at,
-                _ => return None,
-            },
+            Some(before) => *self.restarts.get(before)?,
         };
-        Some((start, self.restarts.get(number).map_or(self.length(), |(at, _)| *at)))
+        Some((start, self.restarts.get(number).copied().unwrap_or_else(|| self.length())))
     }
 
     /// A reader of the bytes from `at` on, good for [`MOST_READ`] bits. It also reads what lies behind the part, and zeros behind
@@ -154,7 +158,7 @@ impl Bits<'_> {
 mod tests {
     use super::*;
 
-    fn taken(data: &[u8], restarts: bool) -> Coded {
+    fn taken(data: &[u8], restarts: u64) -> Coded {
         let mut coded = Coded::default();
         coded.take(data, restarts);
         coded
@@ -167,24 +171,31 @@ mod tests {
     #[test]
     fn framing_is_taken_out() {
         let data = [1, 0xFF, 0, 2, 0xFF, 0xFF, 0, 3, 0xFF, 0xD9, 4];
-        assert_eq!(bytes(&taken(&data, false)), [1, 0xFF, 2, 0xFF, 3]);
-        assert_eq!(bytes(&taken(&data[..5], false)), [1, 0xFF, 2], "a lone 0xFF at the end says nothing");
+        assert_eq!(bytes(&taken(&data, 0)), [1, 0xFF, 2, 0xFF, 3]);
+        assert_eq!(bytes(&taken(&data[..5], 0)), [1, 0xFF, 2], "a lone 0xFF at the end says nothing");
     }
 
     #[test]
     fn restart_markers_part_the_data_where_an_interval_is_declared() {
         let data = [1, 2, 0xFF, 0xD0, 3, 0xFF, 0xD1, 0xFF, 0xD5, 4];
-        assert_eq!(bytes(&taken(&data, false)), [1, 2]);
-        let coded = taken(&data, true);
-        assert_eq!(bytes(&coded), [1, 2, 3, 4]);
-        let parts: Vec<_> = (0..5).map(|number| coded.part(number)).collect();
-        assert_eq!(parts, [Some((0, 2)), Some((2, 3)), Some((3, 3)), None, None], "5 does not follow 1");
+        assert_eq!(bytes(&taken(&data, 0)), [1, 2]);
+        let coded = taken(&data, 9);
+        assert_eq!(bytes(&coded), [1, 2, 3], "5 does not follow 1");
+        let parts: Vec<_> = (0..4).map(|number| coded.part(number)).collect();
+        assert_eq!(parts, [Some((0, 2)), Some((2, 3)), Some((3, 3)), None]);
+        assert_eq!(bytes(&taken(&data, 1)), [1, 2, 3], "the scan has one");
+    }
+
+    #[test]
+    fn markers_without_end_take_no_memory() {
+        let data: Vec<u8> = (0..100_000).flat_map(|number: u32| [0xFF, 0xD0 + (number % 8) as u8]).collect();
+        assert!(taken(&data, 12).capacity() < data.len() + 5_000);
     }
 
     #[test]
     fn a_byte_is_found_again_in_the_file() {
         let data = [1, 0xFF, 0, 2, 0xFF, 0xD0, 3, 0xFF, 0xFF, 0, 4];
-        let coded = taken(&data, true);
+        let coded = taken(&data, 9);
         assert_eq!(bytes(&coded), [1, 0xFF, 2, 3, 0xFF, 4]);
         let found: Vec<_> = (0..6).map(|at| Coded::origin(&data, at)).collect();
         assert_eq!(found, [0, 1, 3, 6, 8, 10]);
@@ -193,7 +204,7 @@ mod tests {
 
     #[test]
     fn bits_come_from_the_top_and_end_in_zeros() {
-        let coded = taken(&[0b1010_0000, 0xF0, 1, 2, 3, 4, 5, 6, 7, 8], false);
+        let coded = taken(&[0b1010_0000, 0xF0, 1, 2, 3, 4, 5, 6, 7, 8], 0);
         let mut bits = coded.bits(Place::start(0)).unwrap();
         bits.refill();
         assert_eq!(bits.ready() >> 61, 0b101);
@@ -211,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_reader_at_the_end_gives_all_it_promises() {
-        let coded = taken(&[0xAB; 3], false);
+        let coded = taken(&[0xAB; 3], 0);
         let mut bits = coded.bits(Place::start(3)).unwrap();
         for _ in 0..MOST_READ {
             bits.refill();

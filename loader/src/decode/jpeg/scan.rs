@@ -58,6 +58,8 @@ pub(super) struct Layout {
     /// Units between restart markers; 0: none.
     restart_interval: u32,
     units_per_row: u32,
+    /// Of the whole scan.
+    units: u64,
     /// Columns of units that the crop needs.
     first_column: u32,
     last_column: u32,
@@ -183,7 +185,8 @@ impl Scan {
             renew(self.ac.get_mut(ac)?, declared[ac][1].as_ref()?)?;
             self.blocks.push(BlockOf { component, dc, ac, ac_needed: layout.ac_needed[block] != 0 });
         }
-        self.coded.take(data, layout.restart_interval > 0);
+        let parts = layout.units.checked_div(layout.restart_interval.into()).unwrap_or(0);
+        self.coded.take(data, parts);
         self.restart_interval = layout.restart_interval;
         self.units_per_row = layout.units_per_row;
         self.columns = (layout.first_column, layout.last_column);

@@ -200,6 +200,7 @@ static void replace_entropy_decoder(forebay_jpeg *jpeg, const forebay_jpeg_windo
   }
   layout.restart_interval = cinfo->restart_interval;
   layout.units_per_row = cinfo->MCUs_per_row;
+  layout.units = (uint64_t)cinfo->MCUs_per_row * cinfo->MCU_rows_in_scan;
   find_columns(cinfo, window, &layout);
   layout.data = cinfo->src->next_input_byte;
   layout.length = cinfo->src->bytes_in_buffer;

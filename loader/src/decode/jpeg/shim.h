@@ -47,6 +47,7 @@ typedef struct {
   uint8_t ac_needed[10];
   uint32_t restart_interval;
   uint32_t units_per_row;
+  uint64_t units;
   uint32_t first_column;
   uint32_t last_column;
   const uint8_t *data;
