@@ -1,6 +1,7 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
+# make bench-full, bench-check, profile, instructions: see benches/README.md
 #
 # Environments, downloads and build output live in ~/.cache/forebay, shared by all checkouts. Each environment is named after
 # the contents of its requirements, so that a changed pin makes a new one.
@@ -27,7 +28,7 @@ TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-d
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python test-wheel lint bench instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-wheel lint bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -47,6 +48,7 @@ test-rust: tools $(TEST_ENV)/ready
 
 test-python: extension $(TEST_ENV)/ready
 	@$(say_what_is_skipped)
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh chromium || echo "without Chromium the tests that open the benchmarks' report in it are skipped" >&2
 	$(TEST_ENV)/bin/python -m pytest $(PYTHON_TESTS)
 	MYPYPATH=python $(TEST_ENV)/bin/stubtest forebay._forebay
 
@@ -58,11 +60,19 @@ lint: tools $(LINT_ENV)/ready
 	$(LINT_ENV)/bin/mypy
 	$(PYTHON) tools/licences.py
 
-bench: extension-release $(BENCH_ENV)/ready
+bench bench-full: extension-release $(BENCH_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fio
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh ffmpeg || echo "without FFmpeg's libraries SPDL is shown as failed" >&2
 	$(CARGO) build --locked --release -p forebay-bench -p forebay-loader --bins
-	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release --page BENCHMARKS.md $(BENCH)
+	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release \
+		$(if $(filter bench-full,$@),--full,--page BENCHMARKS.md) $(BENCH)
+
+bench-check:
+	@PYTHONPATH=benches $(PYTHON) -m harness.compare $(OLD) $(NEW)
+
+profile: extension-release $(BENCH_ENV)/ready
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh perf:linux-perf
+	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness.profile $(PROFILE)
 
 # What must not get slower, counted: the same on a busy machine.
 instructions: $(TEST_ENV)/ready

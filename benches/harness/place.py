@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from .measure import LeftOut
+
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,9 @@ class Place:
     """One run of the harness."""
 
     work: Path
-    """Data and caches, on the disk that is measured. Photographs stay there from run to run; nothing measured does."""
+    """Data and caches of this run, on the disk that is measured: emptied before and after each workload."""
+    kept: Path
+    """Photographs, which stay from run to run."""
     bin: Path
     """The measuring programs, built in release mode."""
     logs: Path
@@ -23,16 +32,16 @@ class Place:
     rounds: int
     small: bool
     """A quick pass that shows that everything works; its figures mean little."""
+    full: bool = False
+    """All cases, for `make bench-full`; otherwise those that a workload needs to make its point, in a few minutes."""
 
     def scaled(self, full: int, small: int) -> int:
         return small if self.small else full
 
     def empty(self, name: str) -> Path:
         """A folder of this name without anything in it."""
-        folder = self.work / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+        clear(self.work / name)
+        return self.work / name
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.work / name, ignore_errors=True)
@@ -41,7 +50,7 @@ class Place:
         """The demo's shards of photographs, at least so many."""
         from photos import cut
 
-        return cut(self.work / f"photos-{samples}", shards, samples)
+        return cut(self.kept / f"photos-{samples}", shards, samples)
 
     def copies(self, name: str, shards: list[Path], least_bytes: int) -> list[Path]:
         """These shards under other names, over and over, until they come to so many bytes: other objects for a loader,
@@ -56,6 +65,14 @@ class Place:
                 made.append(path)
                 total += path.stat().st_size
         return made
+
+    def drop_caches(self) -> None:
+        """Empties the page cache, of everything: what comes next is cold."""
+        os.sync()
+        try:
+            DROP_CACHES.write_text("3")
+        except OSError as error:
+            raise LeftOut(f"the page cache can't be dropped ({error.strerror}), which needs root") from error
 
     def program(self, name: str) -> str:
         """A measuring program."""
@@ -91,6 +108,33 @@ def drop(paths: list[Path]) -> None:
         with path.open("rb") as file:
             os.fdatasync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def may_drop_caches() -> bool:
+    try:
+        with DROP_CACHES.open("w"):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """This work folder for one run alone: two would measure each other, and empty each other's folders."""
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another run uses {work}; wait for it, or name another folder with --work") from None
+        yield
+
+
+def clear(folder: Path) -> None:
+    """An empty folder, whatever was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        raise OSError(f"{left} can't be removed; is something mounted there?")
 
 
 def free_bytes(folder: Path) -> int:

@@ -1,25 +1,36 @@
-"""Markdown tables from a folder of results, and their place in BENCHMARKS.md."""
+"""The reports of a folder of results: Markdown tables, which BENCHMARKS.md shows too, and the HTML page.
+
+python -m harness.report FOLDER     writes both anew
+"""
 
 from __future__ import annotations
 
-import json
-import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import page, results, schema
+from .results import Run
+
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 
 
-def markdown(folder: Path) -> str:
+def write(folder: Path) -> str:
+    """Writes report.md and report.html into a folder of results; gives the tables."""
+    run = results.read(folder)
+    text = markdown(run)
+    (folder / "report.md").write_text(text)
+    (folder / "report.html").write_text(page.html(run))
+    return text
+
+
+def markdown(run: Run) -> str:
     """Everything that BENCHMARKS.md shows of a run."""
-    machine = json.loads((folder / "machine.json").read_text())
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.name != "machine.json"]
-    parts = [header(machine, folder)]
-    if any(result["small"] for result in results):
-        parts.append("**A small run: it shows that everything works; its figures mean little.**")
-    parts.append(targets(results))
-    parts += [workload(result) for result in results]
+    parts = [header(run.machine, run.folder)]
+    parts += [f"**{line}**" for line in page.warnings(run)]
+    parts.append(targets(run.workloads))
+    parts += [workload(result) for result in run.workloads]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,12 +75,14 @@ def workload(result: dict[str, Any]) -> str:
     if "failed" in result:
         return f"{head}Failed: {result['failed']}"
     unit = result["unit"]
-    work = unit.removesuffix("/s").removesuffix("s")
+    work = "run" if result.get("better") == "less" else unit.removesuffix("/s").removesuffix("s")
+    partial = "partial" if "partial" in result else ""
     lines = []
     for row in result["rows"]:
         name = [row["case"], row["contender"]]
+        note = "; ".join(filter(None, [page.state(row), partial]))
         if "median" not in row:
-            lines.append([*name, f"failed: {'; '.join(row['errors'])}", "", "", "", str(row["runs"]), ""])
+            lines.append([*name, note, "", "", "", str(row["runs"]), "", ""])
             continue
         cpu, peak = row["cpu_seconds_per_unit"], row["peak_rss_bytes"]
         lines.append(
@@ -81,6 +94,7 @@ def workload(result: dict[str, Any]) -> str:
                 "" if cpu is None else f"{cpu * 1e3:.3g}",
                 str(row["runs"]),
                 "" if peak is None else f"{peak / 1e6:.0f}",
+                note,
             ]
         )
     heads = [
@@ -92,8 +106,12 @@ def workload(result: dict[str, Any]) -> str:
         f"CPU ms / {work}",
         "runs",
         "peak RSS MB",
+        "note",
     ]
-    parts = [head + result["conditions"], table(heads, lines)]
+    parts = [head + result["conditions"]]
+    if "page_cache" in result:
+        parts.append(f"Page cache: {result['page_cache']}")
+    parts.append(table(heads, lines))
     for name, values in (result.get("series") or {}).items():
         if values:
             parts.append(f"{name}: VmRSS after each epoch, MB: {', '.join(f'{value / 1e6:.0f}' for value in values)}")
@@ -104,8 +122,7 @@ def workload(result: dict[str, Any]) -> str:
 
 def shorten(command: list[str], most: int = 600) -> str:
     """A command line on one line of the page; the whole one is in the JSON."""
-    home = str(Path.home())
-    line = shlex.join(command).replace(home, "~")
+    line = page.command_line(command)
     return line if len(line) <= most else f"{line[:most]} …"
 
 
@@ -116,3 +133,18 @@ def table(heads: list[str], lines: Iterable[list[str]]) -> str:
     escape = [[line[at].replace("|", "\\|") for at in kept] for line in [heads, *listed]]
     rows = [f"| {' | '.join(line)} |" for line in escape]
     return "\n".join([rows[0], f"|{'---|' * len(kept)}", *rows[1:]])
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    try:
+        write(Path(sys.argv[1]))
+    except schema.Invalid as error:
+        raise SystemExit(str(error)) from error
+    print(Path(sys.argv[1]) / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

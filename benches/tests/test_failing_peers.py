@@ -101,7 +101,7 @@ def test_a_peer_that_crashes_is_left_out_and_shown_and_the_others_take_all_their
 
 
 def test_targets_over_a_peer_without_a_figure_are_not_met_and_not_measured() -> None:
-    table = [
+    table: list[dict[str, Any]] = [
         {"case": "", "contender": "forebay", "median": 90.0, "cpu_seconds_per_unit": 1.0},
         {"case": "", "contender": jpeg_training.LIMIT, "median": 100.0, "cpu_seconds_per_unit": 1.0},
         {"case": "", "contender": "SPDL", "errors": ["Failed"]},

@@ -6,7 +6,7 @@ import os
 import statistics
 from typing import Any
 
-from ..measure import Answer, execute, ratio, rows, say, target
+from ..measure import Answer, curve, execute, ratio, rows, say, target
 from ..place import Place
 
 TITLE = "Reading cached blocks, checksums verified, 32 reads in flight"
@@ -17,11 +17,16 @@ SIZES = {
     "1 MiB": 1 << 20, "4 MiB": 4 << 20, "16 MiB": 16 << 20,
 }  # fmt: skip
 
+ORDERS = ("random", "sequential")
+CASES = {f"{order}, {name}": (order, size) for order in ORDERS for name, size in SIZES.items()}
+
 # What is promised begins here: below it the granule of 4 KiB and the work per read count.
 PROMISED_BYTES = 128 << 10
 
 
 def run(place: Place) -> dict[str, Any]:
+    # The measuring program starts it: without it, minutes of filling would end in nothing.
+    place.installed("fio")
     folder = place.empty("cached-reads")
     command = [
         place.program("cached"),
@@ -43,23 +48,36 @@ def run(place: Place) -> dict[str, Any]:
     return {
         "unit": "GB/s",
         "conditions": (
-            "8 cached objects; both read the same files with O_DIRECT through io_uring, so the page cache plays no part; nothing "
-            f"of them is in the host tier. fio verifies nothing; it reads with 1 or {place.threads} processes, with and without "
+            "8 cached objects; both read the same files with O_DIRECT through io_uring; nothing of them is in the host tier. "
+            f"fio verifies nothing; it reads with 1 or {place.threads} processes, with and without "
             "registered buffers and files, and the setting that is fastest in a first run takes part. "
             'Places are multiples of the size; "anywhere" are drawn multiples of 512, where members of a tar begin.'
         ),
+        "page_cache": "plays no part: both read with O_DIRECT.",
         "settings": {"sizes": SIZES},
         "commands": {"forebay": command, "fio": fio},
         "runs": runs,
         "rows": table,
         "targets": [*rates(table), *amplification(runs), price(runs)],
+        "limits": dict.fromkeys(CASES, "fio"),
+        "tiers": dict.fromkeys(CASES, "NVMe"),
+        "curves": [
+            curve(
+                table,
+                {case: size for case, (of, size) in CASES.items() if of == order},
+                title=f"GB/s against read size, {order}",
+                x="bytes per read",
+                y="GB/s",
+            )
+            for order in ORDERS
+        ],
     }
 
 
 def rates(table: list[Answer]) -> list[Answer]:
     """Our rate over fio's."""
     found = []
-    for order in ("random", "sequential"):
+    for order in ORDERS:
         for name, size in SIZES.items():
             reached = ratio(table, "forebay", ["fio"], f"{order}, {name}")
             least = 0.95 if size >= PROMISED_BYTES else None

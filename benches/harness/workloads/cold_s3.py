@@ -46,10 +46,11 @@ def run(place: Place) -> dict[str, Any]:
     return {
         "unit": "GB/s",
         "conditions": (
-            f"{len(shards)} objects of together {total / 1e9:.2f} GB in SeaweedFS on the same disk and the same processors; "
-            "its files are in the page cache, as it wrote them. forebay and rclone: the whole process, start included; "
+            f"{len(shards)} objects of together {total / 1e9:.2f} GB in SeaweedFS on the same disk and the same processors. "
+            "forebay and rclone: the whole process, start included; "
             "obstore: without Python's start and imports. The server's processor time is in the runs (server_cpu_seconds)."
         ),
+        "page_cache": "warm for the server, which has just written its files; each run begins with an empty folder and a syncfs.",
         "settings": {"objects": len(shards), "bytes": total},
         "commands": {contender.name: contender.command for contender in contenders},
         "runs": runs,

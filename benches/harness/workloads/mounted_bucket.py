@@ -62,6 +62,7 @@ def run(place: Place) -> dict[str, Any]:
             "chunks read side by side, as its documentation has it for throughput; tarfile reads the mounted files. "
             "Processor time is the reader's and the mount's."
         ),
+        "page_cache": "warm for the server, which has just written its files; emptied of the readers' caches before each run.",
         "settings": {"objects": len(shards), "bytes": total},
         "commands": commands,
         "runs": runs,

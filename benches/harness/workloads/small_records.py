@@ -86,6 +86,7 @@ def run(place: Place) -> dict[str, Any]:
             "read the shards, or MDS shards made from them beforehand, from the page cache (in their favour). Every one's first "
             "batch in storage order is compared with what was written, and has to be equal."
         ),
+        "page_cache": "warm: the shards are read before. forebay reads past it, with O_DIRECT.",
         "settings": settings,
         "commands": {contender.name: contender.command for contender in contenders},
         "runs": runs,

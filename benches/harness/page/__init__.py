@@ -1,0 +1,258 @@
+"""The report as one HTML file: text, tables and plots, with nothing from outside and no scripts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..ratios import by_round, is_ours, limit_of
+from ..results import Run
+from . import bars, curves, timeline
+from .bars import Bar
+from .svg import number
+
+STYLE = Path(__file__).with_name("style.css")
+# Whatever came into the file, a browser asks nobody for anything.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def html(run: Run) -> str:
+    parts = [head(run), targets(run.workloads)]
+    parts += [plot for plot in (shares(run.workloads), first_batches(run.workloads)) if plot]
+    parts += [workload(result, run.folder) for result in run.workloads]
+    title = f"Forebay's benchmarks, {escape(run.name)}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>\n{STYLE.read_text()}</style></head>\n<body>{chr(10).join(parts)}</body></html>\n"
+    )
+
+
+def head(run: Run) -> str:
+    machine = run.machine
+    disk = machine["disk"]
+    facts = {
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",
+        "system": f"{machine['system']}, kernel {machine['kernel']}",
+        "disk": ", ".join(f"{name} {value}" for name, value in disk.items()),
+        "load before": ", ".join(f"{load:.2f}" for load in machine["load"]),
+        "commit": machine["commit"],
+        "versions": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+    }
+    if "run" in machine:
+        settings = machine["run"]
+        facts["run"] = f"{settings['scale']}, {settings['rounds']} rounds, {settings['threads']} threads"
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    about = (
+        "Bars and points are medians; whiskers reach from the smallest to the largest of the runs, which are the dots. "
+        "Everything was measured in the same run, contenders in turn with each other."
+    )
+    return (
+        f"<h1>Forebay’s benchmarks</h1><p class=soft>Run <code>{escape(run.name)}</code></p>"
+        f"{''.join(f'<p class=warning>{escape(line)}</p>' for line in warnings(run))}"
+        f"<p>{about}</p><details><summary>Machine and versions</summary><dl>{listed}</dl></details>"
+    )
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must know before looking at any figure."""
+    found = []
+    if any(result["small"] for result in run.workloads):
+        found.append("A small run: it shows that everything works; its figures mean little.")
+    if run.missing:
+        found.append(f"A partial run: it ended before {', '.join(run.missing)}.")
+    found += [f"Partial: {result['title']}: {result['partial']}." for result in run.workloads if "partial" in result]
+    return found
+
+
+def targets(results: list[dict[str, Any]]) -> str:
+    lines = []
+    for result in results:
+        for target in result["targets"]:
+            bounds = [f"≥ {target['least']:g}"] if target["least"] is not None else []
+            bounds += [f"≤ {target['most']:g}"] if target["most"] is not None else []
+            reached = "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
+            verdict = {
+                True: "<span class=yes>✓ met</span>",
+                False: "<span class=no>✗ missed</span>",
+                None: "not measured",
+            }
+            met = verdict[target["met"]] if bounds else "—"
+            part = " <span class=no>partial</span>" if "partial" in result else ""
+            what = f'<a href="#{result["workload"]}">{escape(result["workload"])}</a>{part}'
+            lines.append([what, escape(target["what"]), reached, escape(" ".join(bounds) or "—"), met])
+        if "failed" in result:
+            failed = f"failed: {escape(result['failed'])}"
+            lines.append([escape(result["workload"]), failed, "not measured", "—", "<span class=no>✗ failed</span>"])
+    return table(["workload", "figure", "reached", "wanted", ""], lines, numbers={2, 3})
+
+
+def shares(results: list[dict[str, Any]]) -> str:
+    """How near contenders come to what the machine can do, by tier."""
+    groups: dict[str, list[Bar]] = {}
+    for result in measured(results):
+        for case in dict.fromkeys(row["case"] for row in result["rows"]):
+            limit = limit_of(result, case)
+            if limit is None:
+                continue
+            tier = result.get("tiers", {}).get(case)
+            of = limit.removeprefix("limit: ")
+            group = ", ".join(filter(None, [tier, result["workload"]])) + f": share of {of}"
+            for row in result["rows"]:
+                if row["case"] != case or row["contender"] == limit:
+                    continue
+                ratios = [100 * ratio for ratio in by_round(result, case, row["contender"], limit)]
+                drawn = bar(row, result, ratios)
+                label = ": ".join(filter(None, [case, drawn.label]))
+                groups.setdefault(group, []).append(replace(drawn, label=label))
+    caption = "Share of the limit in the same round, by tier"
+    return bars.plot("shares", caption, groups, "% of the limit", mark=100) if groups else ""
+
+
+def first_batches(results: list[dict[str, Any]]) -> str:
+    groups: dict[str, list[Bar]] = {}
+    for result in measured(results):
+        for row in result["rows"]:
+            if "first_batch_seconds" in row:
+                runs = [
+                    run for run in result["runs"] if (run["case"], run["contender"]) == (row["case"], row["contender"])
+                ]
+                seconds = [run["first_batch_seconds"] for run in runs if "first_batch_seconds" in run]
+                group = " — ".join(filter(None, [result["workload"], row["case"]]))
+                groups.setdefault(group, []).append(bar(row, result, seconds))
+    return bars.plot("first-batch", "Time to the first batch (less is better)", groups, "seconds") if groups else ""
+
+
+def command_line(command: list[str]) -> str:
+    """As a shell takes it; the home folder stays a tilde outside of quotes."""
+    return re.sub(r"'(~/[\w@%+=:,./-]*)'", r"\1", shlex.join(command))
+
+
+def measured(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [result for result in results if "failed" not in result]
+
+
+def bar(row: dict[str, Any], result: dict[str, Any], values: list[float]) -> Bar:
+    """A row's bar, of these values of its runs."""
+    limit = row["contender"] == limit_of(result, row["case"])
+    note = state(row)
+    role = "limit" if limit else "ours" if is_ours(row["contender"]) else "peer"
+    if not values:
+        return Bar(row["contender"], role, note=note or "no figure", partial="partial" in result)
+    return Bar(
+        row["contender"],
+        role,
+        statistics.median(values),
+        min(values),
+        max(values),
+        values,
+        note,
+        "partial" in result,
+    )
+
+
+def state(row: dict[str, Any]) -> str:
+    """What is to be said of a row besides its figures."""
+    if "left_out" in row:
+        return f"left out: {row['left_out']}"
+    if row["errors"]:
+        after = f" after {row['runs']} runs" if row["runs"] else ""
+        return f"failed{after}: {row['errors'][0]}"
+    return ""
+
+
+def workload(result: dict[str, Any], folder: Path) -> str:
+    name = result["workload"]
+    parts = [f'<h2 id="{escape(name)}">{escape(result["title"])}</h2>']
+    if "failed" in result:
+        return "".join([*parts, f"<p class=warning>Failed: {escape(result['failed'])}</p>"])
+    if "partial" in result:
+        parts.append(f"<p class=warning>Partial: {escape(result['partial'])}</p>")
+    parts.append(f"<p>{escape(result['conditions'])}</p>")
+    if "page_cache" in result:
+        parts.append(f"<p class=soft>Page cache: {escape(result['page_cache'])}</p>")
+    groups: dict[str, list[Bar]] = {}
+    for row in result["rows"]:
+        runs = [run for run in result["runs"] if (run["case"], run["contender"]) == (row["case"], row["contender"])]
+        values = [run["value"] for run in runs if "value" in run]
+        groups.setdefault(row["case"], []).append(bar(row, result, values))
+    less = " (less is better)" if result.get("better") == "less" else ""
+    caption = f"{result['unit']} by contender{less}"
+    if on_one_axis(groups):
+        parts.append(bars.plot(f"bars:{name}", caption, groups, result["unit"]))
+    else:
+        for case, group in groups.items():
+            parts.append(bars.plot(f"bars:{name}:{case}", f"{caption}: {case}", {"": group}, result["unit"]))
+    drawn = [*result.get("curves", []), *series(result)]
+    parts += [curves.plot(f"curve:{name}:{at}", curve, "partial" in result) for at, curve in enumerate(drawn)]
+    if (folder / f"{name}.trace.json").exists():
+        parts.append(timeline.plot(folder / f"{name}.trace.json"))
+    if (folder / f"{name}.flame.svg").exists():
+        parts.append(f'<p><a href="{escape(name)}.flame.svg">Flame graph</a>: where processors spend their time.</p>')
+    parts.append(rows(result))
+    commands = "".join(
+        f"<dt>{escape(contender)}</dt><dd><code>{escape(command_line(command))}</code></dd>"
+        for contender, command in result["commands"].items()
+    )
+    parts.append(f"<details><summary>Commands</summary><dl>{commands}</dl></details>")
+    return "\n".join(parts)
+
+
+def on_one_axis(groups: dict[str, list[Bar]]) -> bool:
+    """Whether each group has a bar that is long enough to be seen beside the longest one."""
+    longest = [max((bar.most for bar in group), default=0.0) for group in groups.values()]
+    return min(longest) * 20 >= max(longest)
+
+
+def series(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Resident memory after each epoch, as a curve."""
+    lines = {
+        name: [{"x": at, **dict.fromkeys(("min", "median", "max"), value / 1e6)} for at, value in enumerate(values, 1)]
+        for name, values in result.get("series", {}).items()
+        if values
+    }
+    return (
+        [{"title": "Memory over epochs", "x": "epochs", "y": "resident MB", "lines": lines, "failed": {}}]
+        if lines
+        else []
+    )
+
+
+def rows(result: dict[str, Any]) -> str:
+    unit = result["unit"]
+    work = "run" if result.get("better") == "less" else unit.removesuffix("/s").removesuffix("s")
+    heads = ["case", "contender", "min", f"median {unit}", "max", f"CPU ms / {work}", "peak RSS MB", "runs", ""]
+    lines = []
+    for row in result["rows"]:
+        figures = [number(row[name]) if name in row else "" for name in ("min", "median", "max")]
+        cpu, peak = row.get("cpu_seconds_per_unit"), row.get("peak_rss_bytes")
+        note = "; ".join(filter(None, [state(row), "partial" if "partial" in result else ""]))
+        lines.append(
+            [
+                escape(row["case"]),
+                escape(row["contender"]),
+                *figures,
+                "" if cpu is None else number(cpu * 1e3),
+                "" if peak is None else f"{peak / 1e6:.0f}",
+                str(row["runs"]),
+                f"<span class=no>{escape(note)}</span>" if note else "",
+            ]
+        )
+    return table(heads, lines, numbers=set(range(2, 8)))
+
+
+def table(heads: list[str], lines: list[list[str]], numbers: set[int]) -> str:
+    """Cells are HTML; a column that nothing stands in is left out."""
+    kept = [at for at in range(len(heads)) if any(line[at] for line in lines)]
+
+    def row(cells: list[str], tag: str) -> str:
+        return "".join(f"<{tag}{' class=n' if at in numbers else ''}>{cells[at]}</{tag}>" for at in kept)
+
+    body = "".join(f"<tr>{row(line, 'td')}</tr>" for line in lines)
+    return f"<div class=scroll><table><tr>{row([escape(head) for head in heads], 'th')}</tr>{body}</table></div>"
