@@ -1,0 +1,176 @@
+"""The report: everything that was measured is in it, what failed or is partial is marked, and it asks nobody for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import synthetic
+from harness import browser, report, results
+
+PLOTS = {
+    "shares",
+    "first-batch",
+    "bars:training",
+    "curve:training:0",
+    "timeline:training",
+    "bars:blocks",
+    "curve:blocks:0",
+    *(f"bars:start:{10**power}" for power in range(3, 10)),
+    "curve:start:0",
+}
+
+needs_chromium = pytest.mark.skipif(
+    browser.find() is None, reason="Chromium is not installed (apt-get install chromium)"
+)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    folder = synthetic.everything(tmp_path / "run")
+    report.write(folder)
+    return folder / "report.html"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of each figure."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.figures: dict[str, str] = {}
+        self._figure = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag == "figure":
+            self._figure = dict(attributes)["data-plot"] or ""
+            self.figures[self._figure] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._figure = "" if tag == "figure" else self._figure
+
+    def handle_data(self, data: str) -> None:
+        if self._figure:
+            self.figures[self._figure] += f" {data}"
+
+
+def test_every_plot_is_there_with_its_axes(page: Path) -> None:
+    figures = Page(page.read_text()).figures
+    assert figures.keys() == PLOTS
+    assert "% of the limit" in figures["shares"]
+    assert "images/s" in figures["bars:training"]
+    assert "bytes per read" in figures["curve:blocks:0"]
+    assert "GB/s" in figures["curve:blocks:0"]
+    assert all(f"10{power}" in figures["curve:start:0"] for power in "³⁴⁵⁶⁷⁸⁹")
+    assert all(name in figures["timeline:training"] for name in ("read", "decode 0", "decode 1", "resize", "seconds"))
+
+
+def test_nothing_from_outside_is_named_and_nothing_of_a_result_becomes_markup(page: Path) -> None:
+    text = page.read_text()
+    tags = Page(text).tags
+    assert "script" not in {tag for tag, _ in tags}
+    links = [value for _, given in tags for name, value in given.items() if name in ("src", "href", "xlink:href")]
+    assert {link for link in links if link and not link.startswith(("#", "data:"))} == {"training.flame.svg"}
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_what_failed_was_left_out_or_is_partial_is_said_in_plots_and_tables(page: Path) -> None:
+    figures = Page(page.read_text()).figures
+    tables = (page.parent / "report.md").read_text()
+    for text in (figures["bars:training"], figures["shares"], tables):
+        assert "<script>alert('no')</script>" in text
+        assert "left out: dropping the page cache needs root" in text
+        assert "failed after 3 runs: Failed: killed by signal 9" in text
+    assert "MemoryError" in figures["curve:start:0"]
+    assert "partial" in figures["curve:start:0"]
+    assert figures["bars:start:1000"].count("partial") == 2
+    assert "Partial: The workload start: interrupted" in tables
+    assert "| 1000 | forebay | 0.0475 | **0.05** | 0.0525 | 3e+03 | 5 | 105 | partial |" in tables
+    assert "failed: OSError: no room" in tables
+
+
+def test_a_workload_that_never_ran_makes_the_run_partial(tmp_path: Path) -> None:
+    planned = {**synthetic.MACHINE["run"], "workloads": ["reads", "training"]}
+    folder = synthetic.folder(tmp_path / "run", synthetic.reads(), run=planned)
+    assert not results.read(folder).complete
+    assert "A partial run: it ended before training." in report.write(folder)
+    assert "A partial run: it ended before training." in (folder / "report.html").read_text()
+
+
+def test_the_share_of_the_limit_is_of_the_rounds_of_both(tmp_path: Path) -> None:
+    folder = synthetic.folder(tmp_path / "run", synthetic.reads(ours=800.0))
+    report.write(folder)
+    shares = Page((folder / "report.html").read_text()).figures["shares"]
+    assert re.search(r"forebay: 76\.0 – 80\.0 – 84\.0, 5 runs", shares)
+    assert "limit: alone" not in shares
+
+
+def test_a_file_that_is_no_trace_is_said_and_the_rest_drawn(tmp_path: Path) -> None:
+    for content in ("no json", "{}", '{"traceEvents": [{"ph": "X", "name": "a"}]}', "[1]", '{"traceEvents": []}'):
+        folder = synthetic.everything(tmp_path / "run")
+        (folder / "training.trace.json").write_text(content)
+        report.write(folder)
+        figures = Page((folder / "report.html").read_text()).figures
+        assert "✗" in figures["timeline:training"], content
+        assert figures.keys() == PLOTS
+
+
+def test_a_trace_of_single_instants_is_drawn(tmp_path: Path) -> None:
+    folder = synthetic.everything(tmp_path / "run")
+    event = {"ph": "X", "name": "read", "pid": 1, "tid": 7, "ts": 5, "dur": 0}
+    (folder / "training.trace.json").write_text(json.dumps([event]))
+    report.write(folder)
+    assert "✗ the trace has no spans" in Page((folder / "report.html").read_text()).figures["timeline:training"]
+
+
+def test_the_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "BENCHMARKS.md"
+    page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    report.include(page, "new")
+    assert page.read_text() == f"above\n{report.BEGIN}\n\nnew\n{report.END}\nbelow\n"
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no lines"):
+        report.include(page, "new")
+
+
+# What a browser makes of each plot: its size, and how many texts stick out of it.
+PROBE = """<script>document.body.dataset.seen = JSON.stringify([...document.querySelectorAll("figure")].map(figure => {
+  const frame = figure.querySelector("svg").getBoundingClientRect();
+  const out = [...figure.querySelectorAll("svg text")].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+  }).map(text => text.textContent);
+  return [figure.dataset.plot, Math.round(frame.width), Math.round(frame.height), out];
+}))</script>"""
+
+
+@needs_chromium
+def test_chromium_shows_every_plot_with_its_texts_inside(page: Path, tmp_path: Path) -> None:
+    probe = tmp_path / "probe.html"
+    # The report forbids scripts, which this one is.
+    probe.write_text(re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text()).replace("</body>", f"{PROBE}</body>"))
+    seen = re.search(r'data-seen="([^"]*)"', browser.dom(probe))
+    assert seen
+    plots = json.loads(seen.group(1).replace("&quot;", '"'))
+    assert {name for name, *_ in plots} == PLOTS
+    assert all(width > 500 and height > 60 for _, width, height, _ in plots), plots
+    assert [texts for *_, texts in plots if texts] == []
+
+
+@needs_chromium
+def test_chromium_asks_for_nothing_outside(page: Path, tmp_path: Path) -> None:
+    assert browser.requests(page) == []
+    # It is seen if it does.
+    asking = tmp_path / "asking.html"
+    asking.write_text('<img src="http://forebay.test/a.png">')
+    assert browser.requests(asking) == ["http://forebay.test/a.png"]
+    # And the report's own rule holds it back.
+    held = tmp_path / "held.html"
+    held.write_text(page.read_text().replace("</body>", '<img src="http://forebay.test/a.png"></body>'))
+    assert browser.requests(held) == []
