@@ -1,0 +1,147 @@
+"""`make bench-check`: what got worse by more than the noise fails, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+from harness import compare
+from harness.measure import target
+from synthetic import folder, reads
+
+Check = Any
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    def run(old: list[dict[str, Any]], new: list[dict[str, Any]], **machine: Any) -> tuple[int, str]:
+        paths = [folder(tmp_path / "old", *old), folder(tmp_path / "new", *new, **machine)]
+        status = compare.main([str(path) for path in paths])
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def test_the_same_is_no_worse(check: Check) -> None:
+    status, said = check([reads()], [reads()])
+    assert status == 0
+    assert "| reads | forebay over a peer | 2 | 2 | +0.0 % | ± 10.0 % | same within the noise |" in said
+    assert "0 worse; 2 of 2 judged" in said
+
+
+def test_better_is_no_worse(check: Check) -> None:
+    status, said = check([reads(900)], [reads(1200)])
+    assert (status, said.count("better")) == (0, 2)
+
+
+def test_worse_within_the_noise_of_both_runs_passes_and_beyond_it_fails(tmp_path: Path, check: Check) -> None:
+    # Each run's ratios reach 5 % to both sides.
+    status, said = check([reads(900)], [reads(819)])
+    assert status == 0
+    assert "-9.0 % | ± 10.0 % | same within the noise" in said
+
+
+def test_worse_beyond_the_noise_fails(check: Check) -> None:
+    status, said = check([reads(900)], [reads(801)])
+    assert status == 1
+    assert "-11.0 % | ± 10.0 % | **worse**" in said
+    assert "2 worse; 2 of 2 judged" in said
+
+
+def test_a_slower_machine_slows_both_sides_and_is_said(check: Check) -> None:
+    slower = reads(450, theirs=225)
+    for run in slower["runs"]:
+        if run["contender"] == "limit: alone":
+            run["value"] = 500.0
+    status, said = check([reads(900)], [slower], processor="An older one", kernel="5.10")
+    assert status == 0
+    assert "different machine: processor was A processor and is An older one" in said
+    assert "different machine: kernel was 6.1 and is 5.10" in said
+
+
+def test_where_less_is_better_more_is_worse(check: Check) -> None:
+    def start(seconds: float) -> dict[str, Any]:
+        found = [*synthetic.runs("forebay", [seconds] * 3), *synthetic.runs("a peer", [2.0, 2.1, 1.9])]
+        return synthetic.workload("start", found, better="less", unit="s")
+
+    assert check([start(0.1)], [start(0.2)])[0] == 1
+
+
+def test_where_less_is_better_less_is_better(check: Check) -> None:
+    def start(seconds: float) -> dict[str, Any]:
+        return synthetic.workload(
+            "start", [*synthetic.runs("forebay", [seconds] * 3), *synthetic.runs("a peer", [2.0] * 3)], better="less"
+        )
+
+    status, said = check([start(0.2)], [start(0.1)])
+    assert status == 0
+    assert "better" in said
+
+
+def test_a_workload_that_is_missing_or_failed_is_worse(check: Check) -> None:
+    other = synthetic.workload("training", synthetic.runs("forebay", [1.0] * 3))
+    failed = {name: other[name] for name in ("schema", "workload", "title", "small", "wall_seconds", "targets")}
+    status, said = check([reads(), other], [{**failed, "failed": "OSError: no room"}])
+    assert status == 1
+    assert "| reads | the workload | **missing in NEW** |" in said
+    assert "**failed in NEW: OSError: no room**" in said
+
+
+def test_a_peer_that_failed_is_said_and_forebay_failing_is_worse(check: Check) -> None:
+    error = {"contender": "a peer", "case": "", "round": 0, "error": "Failed: gone"}
+    without = [run for run in reads()["runs"] if run["contender"] != "a peer"]
+    status, said = check([reads()], [synthetic.workload("reads", [*without, error])])
+    assert status == 0
+    assert "a peer has no figure in NEW: Failed: gone" in said
+
+
+def test_forebay_failing_is_worse(check: Check) -> None:
+    error = {"contender": "forebay", "case": "", "round": 0, "error": "Failed: gone"}
+    without = [run for run in reads()["runs"] if run["contender"] != "forebay"]
+    status, said = check([reads()], [synthetic.workload("reads", [*without, error])])
+    assert status == 1
+    assert "**forebay has no figure in NEW: Failed: gone**" in said
+
+
+def test_a_single_round_is_not_judged(check: Check) -> None:
+    def once(value: float) -> dict[str, Any]:
+        return synthetic.workload("reads", [*synthetic.runs("forebay", [value]), *synthetic.runs("a peer", [1.0])])
+
+    status, said = check([once(2.0)], [once(1.0)])
+    assert status == 0
+    assert "not judged: a single round measures no noise" in said
+    assert "0 worse; 0 of 1 judged" in said
+
+
+def test_a_target_that_was_met_and_is_missed_is_worse_unless_within_the_noise(check: Check, tmp_path: Path) -> None:
+    def memory(megabytes: float) -> dict[str, Any]:
+        found = synthetic.runs("forebay, an epoch", [10.0])
+        return synthetic.workload("memory", found, targets=[target("MB over the limit", megabytes, most=300)])
+
+    status, said = check([memory(250)], [memory(310)])
+    assert status == 1
+    assert "target: MB over the limit" in said
+    assert "**met in OLD, missed in NEW**" in said
+
+
+def test_a_target_missed_within_the_noise_is_said(check: Check) -> None:
+    old = reads(900, targets=[target("over a peer", 2.0, least=1.95)])
+    new = reads(860, targets=[target("over a peer", 1.91, least=1.95)])
+    status, said = check([old], [new])
+    assert status == 0
+    assert "met in OLD, missed in NEW, within the noise" in said
+
+
+def test_partial_and_small_runs_are_said(check: Check) -> None:
+    _, said = check([reads(small=True)], [reads(partial="interrupted: fewer runs than planned")])
+    assert "OLD is a small run" in said
+    assert "NEW is a partial run" in said
+
+
+def test_folders_that_are_no_results_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no machine\.json"):
+        compare.main([str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit, match="OLD=FOLDER NEW=FOLDER"):
+        compare.main([str(tmp_path)])
