@@ -290,7 +290,11 @@ impl Cache {
         self.inner.spawn(async move {
             let slab = inner.ram.slab(false).await;
             let ended = match inner.disk() {
-                Ok(disk) => disk.verify(slab, progress, || inner.is_closed()).await,
+                Ok(disk) => tokio::select! {
+                    ended = disk.verify(slab, progress) => ended,
+                    // Also where nobody takes the progress.
+                    () = inner.closed_for(Duration::ZERO) => Ok(()),
+                },
                 Err(error) => Err(error),
             };
             inner.ram.let_go();

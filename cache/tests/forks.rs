@@ -62,3 +62,17 @@ fn a_folder_without_the_right_to_write_is_a_clear_error() {
     });
     assert_eq!(code, 1);
 }
+
+#[test]
+fn a_forked_child_that_drops_a_note_leaves_it_to_its_parent() {
+    let world = World::new(64 * MIB);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let cache = Cache::open(world.options()).unwrap();
+    let mut note = Some(cache.leave_note("board", "words").unwrap());
+    assert_eq!(in_child(|| i32::from(note.take().is_some())), 1);
+    assert_eq!(cache.notes("board").unwrap(), ["words"]);
+    drop(note);
+    assert!(cache.notes("board").unwrap().is_empty());
+    runtime.block_on(cache.close()).unwrap();
+}

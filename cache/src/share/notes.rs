@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::fork::ParentOnly;
+use super::fork::{Birth, ParentOnly};
 use crate::error::{Error, Result};
 
 /// The folder of the notes, inside the cache folder.
@@ -29,6 +29,7 @@ pub struct Note {
     path: PathBuf,
     /// Locked. In a forked child this is another file.
     _file: ParentOnly,
+    birth: Birth,
 }
 
 impl Note {
@@ -53,7 +54,7 @@ impl Note {
             }
             let left = file.write_all(text.as_bytes()).and_then(|()| ParentOnly::new(file.into()));
             return match left {
-                Ok(file) => Ok(Self { path, _file: file }),
+                Ok(file) => Ok(Self { path, _file: file, birth: Birth::here() }),
                 Err(error) => {
                     // Whoever reads next removes it otherwise.
                     drop(std::fs::remove_file(&path));
@@ -66,7 +67,9 @@ impl Note {
 
 impl Drop for Note {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
+        // A forked child has a copy of this, and its parent still lives.
+        if self.birth.check().is_ok()
+            && let Err(error) = std::fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::debug!(path = %self.path.display(), %error, "a note is left for its readers to remove");
@@ -86,14 +89,15 @@ pub(crate) fn read(folder: &Path, board: &str) -> Result<Vec<String>> {
     for entry in entries {
         let path = entry.map_err(|error| failed(&notes, error))?.path();
         let is_ours = path.file_stem().is_some_and(|stem| stem == board);
-        let text = match read_if_alive(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        match read_if_alive(&path) {
+            // An empty one is being written: its writer reads afterwards, and finds what this process has left.
+            Ok(text) => texts.extend(text.filter(|text| is_ours && !text.is_empty())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Looked at only to clear away after the dead; another user's may not even be read.
+            Err(error) if !is_ours => {
+                tracing::debug!(path = %path.display(), %error, "a note of others can't be read")
+            }
             Err(error) => return Err(failed(&path, error)),
-        };
-        // An empty one is being written: its writer reads afterwards, and finds what this process has left.
-        if let Some(text) = text.filter(|text| is_ours && !text.is_empty()) {
-            texts.push(text);
         }
     }
     Ok(texts)

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -32,6 +33,8 @@ const SPLIT_BYTES: u64 = 512 << 10;
 
 /// How long the end of a cache waits for an origin that sends nothing.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+/// And in all, for one that sends a little now and then: what a request of 16 MiB takes at 2 MB/s.
+const LAST_CHUNKS: Duration = Duration::from_secs(8);
 
 /// A block that is being filled.
 struct Filling {
@@ -231,11 +234,13 @@ impl Inner {
         count(&self.counters.origin_requests);
         let mut stream = self.origin.get(object, range);
         let mut position = range.start;
+        let mut over = pin!(self.closed_for(LAST_CHUNKS));
         loop {
             let chunk = tokio::select! {
                 biased;
+                // What comes is still taken, as it was asked for once; nobody waits for a stalled origin, nor long for a slow one.
+                () = &mut over => return Err(Error::Closed),
                 chunk = next_chunk(&mut stream, run) => chunk,
-                // What comes is still taken, as it was asked for once; nobody waits for a stalled origin.
                 () = self.closed_for(LAST_BYTES) => return Err(Error::Closed),
             };
             let Some(chunk) = chunk else { break };

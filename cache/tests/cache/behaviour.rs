@@ -1,10 +1,17 @@
 //! What readers see: tiers, one fetch, leases, versions, offline, aux files, closing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_cache::disk::{Advice, Evict};
+use forebay_cache::origin::Origin;
 use forebay_cache::testing::{Failure, Fault, Gate, Op, Rule};
-use forebay_cache::{ByteRange, Error, Tier};
+use forebay_cache::tiered::Cache;
+use forebay_cache::{ByteRange, CacheOptions, Error, Location, ObjectMeta, Tier};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 
 use super::world::{MIB, World, expect, location, whole};
 
@@ -301,4 +308,64 @@ async fn readers_with_all_their_memory_taken_do_not_stop_fetches() {
     }
     assert_eq!(held.len(), 20);
     drop(Arc::new(held));
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_whoever_asked_for_a_check_and_does_not_look() {
+    const BLOCKS: u64 = 80;
+    let world = World::new(64 * MIB);
+    let cache = world.open();
+    for number in 0..BLOCKS {
+        let (object, _) = world.put(&number.to_string(), 4096, number);
+        cache.prefetch(&object, whole(&object)).await.unwrap();
+    }
+    let unread = cache.verify().unwrap();
+    while unread.len() < unread.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    assert!((unread.max_capacity() as u64) < BLOCKS, "the check waits for its reader");
+    tokio::time::timeout(Duration::from_secs(60), cache.close()).await.unwrap().unwrap();
+}
+
+/// An origin that sends a byte twice a second.
+#[derive(Debug)]
+struct Dripping(Arc<dyn Origin>);
+
+impl Origin for Dripping {
+    fn head(&self, location: &Location) -> BoxFuture<'_, Result<ObjectMeta, Error>> {
+        self.0.head(location)
+    }
+
+    fn list(&self, prefix: &Location) -> BoxStream<'_, Result<ObjectMeta, Error>> {
+        self.0.list(prefix)
+    }
+
+    fn get(&self, _: &ObjectMeta, range: ByteRange) -> BoxStream<'static, Result<Bytes, Error>> {
+        let drip = |left: u64| async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Some((Ok(Bytes::from_static(&[7])), left.checked_sub(1)?))
+        };
+        futures::stream::unfold(range.len(), drip).boxed()
+    }
+
+    fn kind(&self) -> &'static str {
+        "dripping"
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_long_for_an_origin_that_drips() {
+    let world = World::new(64 * MIB);
+    let (object, _) = world.put("a", 4 * MIB, 1);
+    let origin: Arc<dyn Origin> = Arc::new(Dripping(world.origin.clone()));
+    let cache = Cache::open(CacheOptions { origin, ..world.options() }).unwrap();
+    let of_reader = cache.clone();
+    let reader = tokio::spawn(async move { of_reader.prefetch(&object, whole(&object)).await });
+    while cache.stats().origin_bytes == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let began = tokio::time::Instant::now();
+    cache.close().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "the clock of the test: {:?}", began.elapsed());
+    assert!(reader.await.unwrap().is_err());
 }

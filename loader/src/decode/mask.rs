@@ -29,7 +29,8 @@ pub(super) fn indexes(
             if header.components != 1 {
                 return Err(several("JPEG", "colours"));
             }
-            limits.check_bytes("JPEG", header.coefficient_bytes + header.size.pixels() * 4)?;
+            let needed = header.coefficient_bytes + header.size.pixels() * 4 + bytes.len() as u64;
+            limits.check_bytes("JPEG", needed)?;
             open.decode(Rect::all(header.size), 1, limits, &mut buffers.source)?;
             let pixels = header.size.pixels() as usize;
             let grey = buffers.source.as_chunks::<3>().0[..pixels].iter().map(|pixel| pixel[0]).collect();

@@ -61,7 +61,12 @@ impl Gauges {
         self.held[stage as usize].load(Relaxed)
     }
 
-    fn progress(&self) -> u64 {
+    /// Counts what moves while the consumer waits for `stage`. Bytes that arrive don't count where memory is waited for: they are for
+    /// later batches, and free none.
+    fn progress(&self, stage: Stage) -> u64 {
+        if matches!(stage, Stage::Memory | Stage::Assemble) {
+            return self.progress.load(Relaxed);
+        }
         let bytes = self.arrivals.iter().map(Arrivals::bytes);
         bytes.fold(self.progress.load(Relaxed), u64::wrapping_add)
     }
@@ -185,7 +190,7 @@ impl State {
         gauges: &Gauges,
         stage: Stage,
     ) -> Option<Error> {
-        let progress = gauges.progress();
+        let progress = gauges.progress(stage);
         let since = match self.seen {
             Some((since, count)) if count == progress => since,
             _ => {

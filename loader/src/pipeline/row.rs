@@ -132,6 +132,7 @@ impl Workshop {
             rows.iter_mut().zip(&fixed).filter(|(_, fixed)| !**fixed).for_each(|(row, _)| *row = None);
             forms.fill(None);
             attempt += 1;
+            let _inside = self.gauges.enter(Stage::Index);
             let Some(next) = self.order().await?.replacement(position, attempt) else {
                 return Err(Error::Dataset {
                     message: format!(

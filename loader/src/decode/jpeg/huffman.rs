@@ -195,7 +195,7 @@ impl Table {
         })
     }
 
-    /// Makes what [`Self::passage`] looks up.
+    /// Makes what [`Self::passages`] gives.
     pub(super) fn prepare_passages(&mut self) {
         if self.passages.is_some() {
             return;
