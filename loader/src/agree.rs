@@ -73,7 +73,7 @@ pub fn check_ranks_agree(terms: &[Terms]) -> Result<()> {
 
 /// Which processes are ranks of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job(String);
+struct Job(String);
 
 /// What launchers leave in the environment, equal on every rank of a job and only there. All that are set count: torchrun's run id is
 /// "none" unless somebody names it, and the port tells two such jobs of one node apart.
@@ -82,7 +82,7 @@ const SIGNS: [&str; 6] =
 
 impl Job {
     /// FOREBAY_JOB where it is set; else what the launcher says; else the process that started the ranks. None where none of these tells.
-    pub fn new(environment: impl Fn(&str) -> Option<String>, parent: Option<String>) -> Option<Self> {
+    fn new(environment: impl Fn(&str) -> Option<String>, parent: Option<String>) -> Option<Self> {
         let named =
             |name: &&str| Some(format!("{name}={}", environment(name).filter(|text| !text.is_empty())?));
         if let Some(name) = named(&"FOREBAY_JOB") {
@@ -106,12 +106,14 @@ impl Job {
     }
 }
 
-/// The process that started this one, told apart from a later one with its number. None where that is init, to which orphans of any job fall.
+/// The process that started this one. None where that is init, to which orphans of any job fall.
 fn parent() -> Option<String> {
     let pid = std::os::unix::process::parent_id();
-    if pid <= 1 {
-        return None;
-    }
+    (pid > 1).then(|| process(pid)).flatten()
+}
+
+/// A process, told apart from a later one with its number.
+fn process(pid: u32) -> Option<String> {
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Field 22 of proc(5), counted from behind the name, which may hold anything.
@@ -192,6 +194,7 @@ impl Agreement {
             Err(error) => {
                 // Not a start: the next attempt takes its place, and who starts later is not held against it.
                 self.starts.pop();
+                // Where that fails, what others compare with is lost; the error that is returned says more.
                 self.note = match self.starts.is_empty() {
                     true => None,
                     false => self.leave(cache).ok(),
@@ -286,11 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn this_process_knows_its_parent_by_more_than_a_number() {
-        let parent = parent();
-        assert_eq!(parent, super::parent());
-        if std::os::unix::process::parent_id() > 1 {
-            assert_eq!(parent.unwrap().split(' ').count(), 4);
-        }
+    fn a_process_is_known_by_more_than_its_number() {
+        let this = process(std::process::id()).unwrap();
+        assert_eq!(this.split(' ').count(), 4);
+        assert_eq!(Some(this), process(std::process::id()));
+        assert_eq!(process(u32::MAX), None);
     }
 }

@@ -109,8 +109,6 @@ pub(crate) struct Epoch {
     /// Batches that the consumer took.
     pub(crate) delivered: u64,
     tasks: Vec<AbortHandle>,
-    /// Taken by whoever is to know when nothing of it is left.
-    pub(crate) over: Option<Over>,
 }
 
 /// The end of an epoch's work, and of what its tasks hold.
@@ -136,7 +134,7 @@ impl Epoch {
         world: World,
         order: Arc<Order>,
         cut: EpochCut,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Over)> {
         let position = cut.batch(0).map_or(0, |batch| batch.start);
         let horizon = horizon(place, &order);
         check_window(place, &order, position, horizon, &node_readers(options, world))?;
@@ -151,19 +149,20 @@ impl Epoch {
         };
         let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
         let shop = workshop(place, options, order.spec().clone(), Some(order));
-        let mut epoch = Self::start(place, options, shop, walk, reached);
+        let (mut epoch, over) = Self::start(place, options, shop, walk, reached);
         epoch.tasks.push(place.session.handle().spawn(readahead.run()).abort_handle());
-        Ok(epoch)
+        Ok((epoch, over))
     }
 
     /// Starts to make batches in storage order on one rank, as samples are found: no count is known yet.
-    pub(crate) fn discovered(place: &Workplace, options: &LoaderOptions, spec: OrderSpec) -> Self {
+    pub(crate) fn discovered(place: &Workplace, options: &LoaderOptions, spec: OrderSpec) -> (Self, Over) {
         let (samples, looking) = discover(&place.catalog, &place.session.handle());
         let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
         let shop = workshop(place, options, spec, None);
-        let mut epoch = Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0);
+        let (mut epoch, over) =
+            Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0);
         epoch.tasks.push(looking);
-        epoch
+        (epoch, over)
     }
 
     fn start(
@@ -172,7 +171,7 @@ impl Epoch {
         shop: Workshop,
         walk: Walk,
         reached: watch::Sender<u64>,
-    ) -> Self {
+    ) -> (Self, Over) {
         let ready = Arc::new(Ready::new());
         let room_units = room_units(place.reads.capacity_bytes());
         let number = shop.spec.epoch;
@@ -198,7 +197,7 @@ impl Epoch {
         };
         let planner = place.session.handle().spawn(guarded);
         let tasks = vec![planner.abort_handle()];
-        Self { number, ready, delivered: 0, tasks, over: Some(Over { planner, running }) }
+        (Self { number, ready, delivered: 0, tasks }, Over { planner, running })
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Loader {
     world: World,
     place: Arc<Workplace>,
     /// What decoders and indexes keep on the heap, until the loader is closed.
-    heap: Mutex<Option<Held>>,
+    heap: Held,
     position: Mutex<Position>,
 }
 
@@ -138,13 +138,7 @@ impl Loader {
             samples: 0,
             closed: false,
         };
-        Ok(Self {
-            options,
-            world,
-            place: Arc::new(place),
-            heap: Mutex::new(Some(shares.heap)),
-            position: Mutex::new(position),
-        })
+        Ok(Self { options, world, place: Arc::new(place), heap: shares.heap, position: Mutex::new(position) })
     }
 
     /// Batches per rank of a whole epoch. `None` without every shard's count; `count()` gets them.
@@ -178,9 +172,8 @@ impl Loader {
         if position.closed {
             return Err(Error::Closed);
         }
-        if std::mem::take(&mut position.left) {
-            position.progress = Progress { epoch: position.progress.epoch.saturating_add(1), consumed: 0 };
-        }
+        position.progress = position.upcoming();
+        position.left = false;
         if self.discovers(&position) {
             let spec = self.options_order(Arc::new([]), position.progress.epoch);
             position.run(Epoch::discovered(&self.place, &self.options, spec));
@@ -385,16 +378,17 @@ impl Loader {
 
     /// Ends everything, and gives all memory back but that of batches in the consumer's hands: they stay valid.
     pub fn close(&self) {
-        self.stop();
         let over = {
             let mut position = self.position.lock();
+            // First, so that nobody starts an epoch behind the one that is stopped.
             if std::mem::replace(&mut position.closed, true) {
                 return;
             }
             position.over.take()
         };
+        self.stop();
         self.place.close(over);
-        drop(self.heap.lock().take());
+        self.heap.shrink_to(0);
     }
 
     fn cut(&self, total: u64, start: Progress) -> Result<EpochCut> {
@@ -402,7 +396,7 @@ impl Loader {
     }
 
     fn terms_at(&self, position: &Position, order: String) -> Terms {
-        let Progress { epoch, consumed } = position.progress;
+        let Progress { epoch, consumed } = position.upcoming();
         let LoaderOptions { batch_size, drop_last, .. } = &self.options;
         Terms { order, epoch, consumed, batch_size: *batch_size as u64, drop_last: *drop_last }
     }
@@ -470,9 +464,16 @@ impl Drop for Loader {
 }
 
 impl Position {
-    fn run(&mut self, mut epoch: Epoch) {
-        self.over = epoch.over.take();
-        self.epoch = Some(epoch);
+    fn run(&mut self, (epoch, over): (Epoch, Over)) {
+        (self.epoch, self.over) = (Some(epoch), Some(over));
+    }
+
+    /// Where the next start begins: an epoch that was left is over.
+    fn upcoming(&self) -> Progress {
+        match self.left {
+            true => Progress { epoch: self.progress.epoch.saturating_add(1), consumed: 0 },
+            false => self.progress,
+        }
     }
 
     /// Keeps an ended epoch's account.

@@ -8,9 +8,8 @@ use crate::decode::Limits;
 use crate::error::{Error, Result};
 use crate::options::LoaderOptions;
 use crate::pipeline::slot::Layout;
-use crate::session::{LEAST_MEMORY_BYTES, loaders_bytes};
+use crate::session::{LEAST_MEMORY_BYTES, PAGE, loaders_bytes};
 
-const PAGE: usize = 4096;
 /// Batches whose memory exists at the same time beside those ahead: one in the consumer's hands, one that it is about to let go.
 const HELD_BATCHES: usize = 2;
 /// The least that reads get: a few large samples.

@@ -17,7 +17,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::pages::{OpenPages, PageBytes};
 use crate::pipeline::queue::{Ready, Stage};
-use crate::pipeline::row::{Done, Job, Workshop};
+use crate::pipeline::row::{Done, Job, Workshop, panicked};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
 use crate::plan::{Order, Page, Progress, Readers};
@@ -128,7 +128,7 @@ impl Planner {
                 limit_bytes: self.shop.split.limit_bytes(),
                 needed_bytes: self.shop.split.least(least),
                 what: format!(
-                    "reading {} at byte {} of {} takes {needed} bytes, {most} of them are for reads",
+                    "reading {} at byte {} of {} takes {needed} bytes, and {most} are for reads",
                     sample.entry.key(),
                     sample.entry.header_offset(),
                     sample.object.location
@@ -181,7 +181,9 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, ready
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
             Coming::Batch { slot, mut rows, values, permit, after } => {
-                let rows = (&mut rows.0).await.unwrap_or_else(|_| Err(Error::Closed));
+                let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
+                    Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
+                });
                 let _inside = shop.gauges.enter(Stage::Assemble);
                 (assemble(slot, rows, values, &shop).map(|batch| (batch, after)), Some(permit))
             }

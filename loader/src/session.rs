@@ -29,6 +29,9 @@ const MOST_SHARED_BYTES: usize = 32 << 20;
 const MOST_BOOKKEEPING_BYTES: usize = 48 << 20;
 const LEAST_BOOKKEEPING_BYTES: usize = 2 << 20;
 
+/// The unit in which memory is carved.
+pub(crate) const PAGE: usize = 4096;
+
 /// Reads and writes of cache files in flight at once: deep enough for NVMe, few enough to stay fair.
 const IO_DEPTH: usize = 64;
 
@@ -90,11 +93,10 @@ impl Session {
         let arena = Arena::new(limit, Arc::new(Unpinned))?;
         // Half for the cache: what its other processes on this node are served from, blocks on their way, and the host tier. The other
         // half is carved by loaders, for batches and reads.
-        let (shared_bytes, bookkeeping_bytes) =
-            (shared_bytes(arena.limit_bytes()), bookkeeping_bytes(arena.limit_bytes()));
+        let parts = CacheParts::of(arena.limit_bytes());
         let beside =
-            arena.hold("what the cache keeps beside its blocks", shared_bytes + bookkeeping_bytes)?;
-        let blocks = arena.region("cache blocks", arena.limit_bytes() / 2 - shared_bytes)?;
+            arena.hold("what the cache keeps beside its blocks", parts.shared + parts.bookkeeping)?;
+        let blocks = arena.region("cache blocks", parts.blocks)?;
         let arrivals = Arrivals::default();
         let origins: Arc<dyn Origin> = Arc::new(Counting::new(origin, arrivals.clone()));
         std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
@@ -106,9 +108,9 @@ impl Session {
         let (io, report) = forebay_cache::io::open(dir, IO_DEPTH)?;
         let mut options = CacheOptions::new(dir, settings.limit_bytes, blocks, origin, io);
         options.runtime = Some(runtime.handle().clone());
-        options.sharing.memory_bytes = shared_bytes;
+        options.sharing.memory_bytes = parts.shared;
         options.sharing.patience = settings.patience;
-        options.bookkeeping_bytes = bookkeeping_bytes;
+        options.bookkeeping_bytes = parts.bookkeeping;
         let cache = {
             let _inside = runtime.enter();
             Cache::open(options)?
@@ -145,6 +147,14 @@ impl Session {
                 have.host_memory_limit_bytes,
                 wanted.host_memory_limit_bytes,
             ));
+        }
+        if have.patience != wanted.patience {
+            return Err(Error::config(format!(
+                "{} is already open in this process with a patience of {:?}, and {:?} is asked for; give every loader of the folder the same one",
+                have.dir.display(),
+                have.patience,
+                wanted.patience
+            )));
         }
         if have.storage_options != wanted.storage_options {
             return Err(Error::config(format!(
@@ -225,20 +235,32 @@ impl Drop for Session {
     }
 }
 
-fn shared_bytes(limit_bytes: usize) -> usize {
-    (limit_bytes / 16).clamp(LEAST_SHARED_BYTES, MOST_SHARED_BYTES)
+/// What of a limit the cache takes.
+struct CacheParts {
+    /// A memfd from which other processes are served.
+    shared: usize,
+    /// Pages of the block index and of checksums, on the heap.
+    bookkeeping: usize,
+    /// Blocks on their way, and the host tier.
+    blocks: usize,
 }
 
-fn bookkeeping_bytes(limit_bytes: usize) -> usize {
-    (limit_bytes / 48).clamp(LEAST_BOOKKEEPING_BYTES, MOST_BOOKKEEPING_BYTES)
+impl CacheParts {
+    fn of(limit_bytes: usize) -> Self {
+        let shared = (limit_bytes / 16).clamp(LEAST_SHARED_BYTES, MOST_SHARED_BYTES);
+        Self {
+            shared,
+            bookkeeping: (limit_bytes / 48).clamp(LEAST_BOOKKEEPING_BYTES, MOST_BOOKKEEPING_BYTES),
+            blocks: (limit_bytes / 2).saturating_sub(shared),
+        }
+    }
 }
 
 /// What of a limit the loaders of a folder share, in whole pages.
 pub(crate) fn loaders_bytes(limit_bytes: usize) -> usize {
-    const PAGE: usize = 4096;
-    let beside = shared_bytes(limit_bytes) + bookkeeping_bytes(limit_bytes);
-    let blocks = (limit_bytes / 2).saturating_sub(shared_bytes(limit_bytes));
-    limit_bytes.saturating_sub(beside.next_multiple_of(PAGE) + blocks.next_multiple_of(PAGE))
+    let CacheParts { shared, bookkeeping, blocks } = CacheParts::of(limit_bytes);
+    let cache = (shared + bookkeeping).next_multiple_of(PAGE) + blocks.next_multiple_of(PAGE);
+    limit_bytes.saturating_sub(cache)
 }
 
 /// The folder's absolute path, without asking that it exists.

@@ -259,7 +259,7 @@ impl Catalog {
 
     /// A shard's index; its offsets are those of [`Self::served`].
     pub async fn index(&self, shard: u32) -> Result<Arc<ShardIndex>> {
-        self.loaded.get(shard, self.load(shard as usize, |bytes| self.passed.add(bytes))).await
+        self.loaded.get(shard, self.load(shard as usize, |_| {})).await
     }
 
     fn object(&self, shard: u32) -> Result<&Arc<ObjectMeta>> {
@@ -270,7 +270,11 @@ impl Catalog {
     }
 
     /// A shard's index, by a pass over it where nothing else has it; `read` sees the bytes of each step. Not kept in memory.
-    pub(crate) async fn load(&self, shard: usize, read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+    pub(crate) async fn load(&self, shard: usize, mut read: impl FnMut(u64)) -> Result<Arc<ShardIndex>> {
+        let read = |bytes| {
+            self.passed.add(bytes);
+            read(bytes);
+        };
         if let Some(index) = self.index_without_pass(shard).await? {
             return self.counted(shard, index);
         }

@@ -11,7 +11,7 @@ mod index;
 mod interrupt;
 mod ls;
 mod output;
-mod pack;
+pub(crate) mod pack;
 mod place;
 mod prefetch;
 mod status;

@@ -1,6 +1,7 @@
 //! What a loader does with its memory and its time, on origins and shards that a test controls.
 
 use std::path::Path;
+use std::time::Instant;
 
 use forebay_cache::ByteRange;
 use forebay_cache::object::BLOCK_BYTES;
@@ -8,6 +9,7 @@ use forebay_cache::testing::{FakeOrigin, Fault, Gate, Rule};
 
 use super::*;
 use crate::batch::Column;
+use crate::cli::pack::tar;
 use crate::field::{DecodeMode, Field, FieldKind, Shapes};
 use crate::options::{CacheSettings, OnError};
 
@@ -16,20 +18,21 @@ mod memory;
 fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, bytes) in members {
-        let mut header = [0u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        out.extend_from_slice(&header);
+        out.extend(tar::header(name.as_bytes(), bytes.len() as u64));
         out.extend_from_slice(bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
+        out.extend_from_slice(tar::padding(bytes.len() as u64));
     }
-    out.resize(out.len() + 1024, 0);
+    out.resize(out.len() + tar::END_BYTES as usize, 0);
     out
+}
+
+/// Waits for what another thread does, and not for ever.
+fn until(done: impl Fn() -> bool) {
+    let late = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < late, "nothing happens");
+        std::thread::yield_now();
+    }
 }
 
 fn field(name: &str, kind: FieldKind, shapes: Shapes) -> Field {
@@ -164,9 +167,7 @@ fn bytes_that_arrive_are_progress_and_a_stall_is_none() {
     let session = Arc::new(Session::over(Arc::new(origin), dir.path(), &options.cache).unwrap());
     let loader = Loader::open_in(session.clone(), options).unwrap();
     let arrived = |bytes: u64| {
-        while session.arrivals().bytes() < bytes {
-            std::thread::yield_now();
-        }
+        until(|| session.arrivals().bytes() >= bytes);
     };
     loader.start().unwrap();
     session.block_on(async { tokio::join!(gates[0].arrived(1), gates[1].arrived(1)) });

@@ -64,11 +64,8 @@ impl Gauges {
     /// Counts what moves while the consumer waits for `stage`. Bytes that arrive don't count where memory is waited for: they are for
     /// later batches, and free none.
     fn progress(&self, stage: Stage) -> u64 {
-        if matches!(stage, Stage::Memory | Stage::Assemble) {
-            return self.progress.load(Relaxed);
-        }
-        let bytes = self.arrivals.iter().map(Arrivals::bytes);
-        bytes.fold(self.progress.load(Relaxed), u64::wrapping_add)
+        let arrivals = if stage == Stage::Memory { &[] } else { &self.arrivals[..] };
+        arrivals.iter().map(Arrivals::bytes).fold(self.progress.load(Relaxed), u64::wrapping_add)
     }
 
     /// What the consumer waits for now: the busiest bottleneck, seen from the end of the pipeline. Decoding holds things up
@@ -199,9 +196,8 @@ impl State {
             }
         };
         let waited = now - since;
-        // Memory alone is waited for, by the planner or by the packing of a batch: nothing is being read or decoded whose end would
-        // free any.
-        if matches!(stage, Stage::Memory | Stage::Assemble) && waited > HELD_GRACE {
+        // Memory alone is waited for, by the planner or by a batch's values: nothing is being read or decoded whose end would free any.
+        if stage == Stage::Memory && waited > HELD_GRACE {
             return Some(Error::Config {
                 message: "every batch's memory is held by the consumer, so no further batch can be made: let go of batches \
                           (or copy them) before asking for more, or raise host_memory_limit"

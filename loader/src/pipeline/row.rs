@@ -110,6 +110,7 @@ impl Workshop {
             let error = match made {
                 Ok(()) => {
                     if let Some(values) = values.filter(|values| !values.settles_early()) {
+                        let _inside = self.gauges.enter(Stage::Memory);
                         values.settle(&places.1).await?;
                     }
                     let (rows, forms) = places;
@@ -196,10 +197,8 @@ impl Workshop {
             let (decoder, draws) = (self.decoder.clone(), self.draws);
             let (found, bytes) = (sample.clone(), members.clone());
             let measure = move || decoder.measure(&found, &bytes, draws, number);
-            let forms = match self.decoder.measures_pictures() {
-                true => self.on_worker(measure).await?.unwrap_or_else(|panic| Err(panicked(&*panic)))?,
-                false => measure()?,
-            };
+            let forms =
+                if self.decoder.measures_pictures() { self.on_worker(measure).await? } else { measure() }?;
             let taken = {
                 let _inside = self.gauges.enter(Stage::Memory);
                 let taken = values.take(row, &forms, &label(sample)).await;
@@ -283,15 +282,11 @@ impl Workshop {
             let share = taken.take();
             let decode = move || {
                 let began = std::time::Instant::now();
-                let decode = || decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
-                let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+                let made = decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
                 account.decoded(began.elapsed());
-                (rows, made.unwrap_or_else(|panic| Err(Stopped::Failed(panicked(&*panic)))), share)
+                (rows, made, share)
             };
-            let (back, made, share) = match self.on_worker(decode).await? {
-                Ok(done) => done,
-                Err(panic) => return Err(panicked(&*panic)),
-            };
+            let (back, made, share) = self.on_worker(decode).await?;
             *cells = back;
             let (bytes, field) = match made {
                 Ok(()) => return Ok(()),
@@ -314,11 +309,8 @@ impl Workshop {
         }
     }
 
-    /// Runs on a decoding thread; this task waits without one.
-    async fn on_worker<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<std::thread::Result<T>> {
+    /// Runs on a decoding thread; this task waits without one. A panic there is an error here.
+    async fn on_worker<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let (done, waiting) = oneshot::channel();
         let _inside = self.gauges.enter(Stage::Decode);
         let running = self.running.clone();
@@ -328,7 +320,7 @@ impl Workshop {
             // What the work held is gone, also where nobody waits for it any more.
             drop(running);
         });
-        waiting.await.map_err(|_| Error::Closed)
+        waiting.await.map_err(|_| Error::Closed)?.map_err(|panic| panicked(&*panic))
     }
 }
 

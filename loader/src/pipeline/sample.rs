@@ -29,6 +29,10 @@ pub(crate) struct SampleDecoder {
     turns: Vec<usize>,
     /// Fields whose form depends on the sample, and images that such a mask takes its geometry from.
     measured: Vec<bool>,
+    /// Fields whose form the layout knows.
+    fixed: Vec<bool>,
+    /// Whether measuring opens pictures.
+    measures_pictures: bool,
 }
 
 /// Shared by every row of a loader.
@@ -38,8 +42,12 @@ impl SampleDecoder {
     pub(crate) fn new(fields: Vec<Field>, limits: Limits) -> Self {
         let is_mask = |field: &Field| matches!(field.kind, FieldKind::Mask { .. });
         let (masks, others): (Vec<_>, Vec<_>) = (0..fields.len()).partition(|&field| is_mask(&fields[field]));
-        let measured = (0..fields.len()).map(|field| measured(&fields, &fields[field])).collect();
-        Self { fields, limits, turns: [others, masks].concat(), measured }
+        let measured: Vec<bool> = fields.iter().map(|field| measured(&fields, field)).collect();
+        let fixed = fields.iter().map(|field| fixed_row(&fields, field).is_some()).collect();
+        let picture = |kind: &FieldKind| matches!(kind, FieldKind::Image { .. } | FieldKind::Mask { .. });
+        let measures_pictures =
+            fields.iter().zip(&measured).any(|(field, measured)| *measured && picture(&field.kind));
+        Self { fields, limits, turns: [others, masks].concat(), measured, fixed, measures_pictures }
     }
 
     /// How batches of these fields lie in memory.
@@ -74,8 +82,7 @@ impl SampleDecoder {
 
     /// Whether measuring opens pictures: work for a decoding thread.
     pub(crate) fn measures_pictures(&self) -> bool {
-        let picture = |kind: &FieldKind| matches!(kind, FieldKind::Image { .. } | FieldKind::Mask { .. });
-        self.fields.iter().zip(&self.measured).any(|(field, measured)| *measured && picture(&field.kind))
+        self.measures_pictures
     }
 
     /// Type and shape of every value that the layout doesn't know; from headers and lengths alone.
@@ -87,13 +94,15 @@ impl SampleDecoder {
         number: u64,
     ) -> Result<Vec<Option<Form>>> {
         self.with_decoder(draws, number, |decoder, draws| {
+            // What the last image on this thread was allowed has nothing to do with this one.
+            decoder.set_max_decode_bytes(self.limits.max_decode_bytes);
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
             let mut forms: Vec<Option<Form>> = vec![None; self.fields.len()];
             for &field in self.turns.iter().filter(|&&field| self.measured[field]) {
                 let bytes = &members[field];
                 let form = self.form(decoder, field, bytes, draws, &mut geometries);
                 let form = form.map_err(|error| self.at(sample, field, &error))?;
-                forms[field] = form.filter(|_| fixed_row(&self.fields, &self.fields[field]).is_none());
+                forms[field] = form.filter(|_| !self.fixed[field]);
             }
             Ok(forms)
         })

@@ -13,6 +13,7 @@ use crate::batch::{Array, Batch, Column, Text};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::field::{FieldKind, Shapes};
+use crate::session::PAGE;
 
 /// How the columns of every batch of a loader lie in memory.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl Layout {
         self.columns
             .iter()
             .filter_map(ColumnLayout::row_bytes)
-            .map(|row| row.saturating_mul(rows).checked_next_multiple_of(4096).unwrap_or(usize::MAX))
+            .map(|row| row.saturating_mul(rows).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX))
             .fold(0, usize::saturating_add)
     }
 }
@@ -261,7 +262,9 @@ fn packed(layout: &ColumnLayout, forms: &[Form], rows: &[Row], mut slab: Slab) -
         copy_into_corner(place, &most.shape, row, &form.shape, most.dtype.size());
     }
     let shape: Vec<usize> = std::iter::once(rows.len()).chain(most.shape).collect();
-    assert_eq!(slab.len(), Form::new(most.dtype, shape.clone()).bytes(), "a batch's memory is its shape");
+    if slab.len() != Form::new(most.dtype, shape.clone()).bytes() {
+        return Err(internal("a batch's memory is not its shape"));
+    }
     Ok(Column::Dense(Array { dtype: most.dtype, shape, data: slab.freeze() }))
 }
 

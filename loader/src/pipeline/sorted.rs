@@ -13,29 +13,28 @@ const LEAST_OF_A_SHARD: usize = 16;
 const NEARLY: f64 = 0.95;
 
 /// Collects (shard, label) pairs of the first samples.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SortedLabels {
+    /// None: enough was seen.
     seen: Mutex<Option<Vec<(u32, i64)>>>,
-    closed: std::sync::atomic::AtomicBool,
+}
+
+impl Default for SortedLabels {
+    fn default() -> Self {
+        Self { seen: Mutex::new(Some(Vec::new())) }
+    }
 }
 
 impl SortedLabels {
     /// Takes a batch's labels; true once, where what was seen looks sorted.
     pub(crate) fn look(&self, labels: impl Iterator<Item = (u32, i64)>) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
-        if self.closed.load(Relaxed) {
-            return false;
-        }
         let mut seen = self.seen.lock();
-        let seen = seen.get_or_insert_default();
-        seen.extend(labels);
-        if seen.len() < LOOKED_AT {
+        let Some(so_far) = &mut *seen else { return false };
+        so_far.extend(labels);
+        if so_far.len() < LOOKED_AT {
             return false;
         }
-        let sorted = is_sorted_by_shard(seen);
-        *seen = Vec::new();
-        self.closed.store(true, Relaxed);
-        sorted
+        seen.take().is_some_and(|seen| is_sorted_by_shard(&seen))
     }
 }
 

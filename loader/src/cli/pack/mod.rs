@@ -5,7 +5,7 @@
 
 mod gather;
 mod staging;
-mod tar;
+pub(crate) mod tar;
 #[cfg(test)]
 mod tests;
 

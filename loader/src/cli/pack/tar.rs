@@ -1,10 +1,10 @@
 //! Tar headers, as GNU tar writes them: the same bytes for the same name and size, whoever packs and when.
 
 /// Bytes of a tar block.
-pub(super) const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 
 /// Two blocks of zeros end an archive.
-pub(super) const END_BYTES: u64 = 2 * BLOCK;
+pub(crate) const END_BYTES: u64 = 2 * BLOCK;
 
 /// The longest name that a header holds; longer ones go in front, as a member of their own.
 const LONGEST_NAME: usize = 100;
@@ -13,7 +13,7 @@ const LONGEST_NAME: usize = 100;
 const FIRST_BINARY: u64 = 1 << 33;
 
 /// What stands before a file's data.
-pub(super) fn header(name: &[u8], size: u64) -> Vec<u8> {
+pub(crate) fn header(name: &[u8], size: u64) -> Vec<u8> {
     if name.len() <= LONGEST_NAME {
         return block(name, size, b'0').to_vec();
     }
@@ -35,7 +35,7 @@ pub(super) fn header_bytes(name_bytes: usize) -> u64 {
 }
 
 /// The zeros between data of `size` bytes and the next header.
-pub(super) fn padding(size: u64) -> &'static [u8] {
+pub(crate) fn padding(size: u64) -> &'static [u8] {
     static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
     &ZEROS[..(size.next_multiple_of(BLOCK) - size) as usize]
 }

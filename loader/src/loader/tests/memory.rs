@@ -127,12 +127,8 @@ fn a_loader_in_a_process_of_its_own() {
             let bytes: usize = batch.columns.iter().map(|(_, column)| bytes_of(column)).sum();
             let enough = 2 * bytes as u64;
             let values = || loader.place.values.budget.used_bytes() as u64;
-            while batches == 1
-                && values() < enough
-                && !loader.stats().samples_by_tier.values().sum::<u64>().gt(&63)
-            {
-                std::thread::yield_now();
-            }
+            let all_read = || loader.stats().samples_by_tier.values().sum::<u64>() > 63;
+            until(|| batches > 1 || values() >= enough || all_read());
         }
         Ok(batches)
     });
@@ -241,7 +237,6 @@ fn a_mixture_of_tiny_and_large_values_neither_hangs_nor_goes_over() {
             prefetch_factor,
             max_errors: 1,
             batch_size: 3,
-            timeout: None,
             ..options(dir.path(), mixed_fields(), 64 << 20)
         };
         // The error says which limit would do; under that one there is no room to waste.
