@@ -70,15 +70,16 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format> {
     Ok(found)
 }
 
-/// Decodes `bytes` to RGB at the start of `rgb`, using `aside`. Returns the stored size and how to turn it.
-pub(super) fn decode(
+/// Decodes `bytes` to RGB at the start of `rgb`, using `aside`, where `admit` lets it. Returns what was admitted and what was decoded.
+pub(super) fn decode<T>(
     bytes: &[u8],
     format: Format,
     limits: &Limits,
     aside: &mut Vec<u8>,
     rgb: &mut Vec<u8>,
-) -> Result<(Size, Orientation)> {
-    let stored = read(bytes, format, limits, aside)?;
+    admit: impl FnOnce(&Header) -> Result<T>,
+) -> Result<(T, Stored)> {
+    let (admitted, stored) = read(bytes, format, limits, aside, admit)?;
     if stored.color == ColorType::Rgb8 {
         std::mem::swap(aside, rgb);
     } else {
@@ -87,19 +88,33 @@ pub(super) fn decode(
             DecodeError::new(format!("{}: {:?} samples are not supported", format.name(), stored.color))
         })?;
     }
-    Ok((stored.size, stored.orientation))
+    Ok((admitted, stored))
 }
 
-/// The size as stored, how to turn it, and what decoding to RGB holds at once: nothing is decoded.
-pub(super) fn header(bytes: &[u8], format: Format, limits: &Limits) -> Result<(Size, Orientation, u64)> {
-    guarded(format, || {
-        let mut decoder = open(bytes, format, limits)?;
+/// What a header says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    /// As stored.
+    pub(super) size: Size,
+    pub(super) orientation: Orientation,
+    /// What decoding to RGB holds at once: the picture as stored, once more inside the decoder, and as RGB.
+    pub(super) held_bytes: u64,
+}
+
+impl Header {
+    fn of(decoder: &mut impl ImageDecoder, format: Format, limits: &Limits) -> Result<Self> {
         let (width, height) = decoder.dimensions();
         let size = Size { width, height };
         limits.check_pixels(format.name(), size)?;
-        let held = held_bytes(&decoder);
-        Ok((size, turned(&mut decoder), held))
-    })
+        let held_bytes =
+            decoder.total_bytes().saturating_mul(2).saturating_add(size.pixels().saturating_mul(3));
+        Ok(Self { size, orientation: turned(decoder), held_bytes })
+    }
+}
+
+/// The header alone: nothing is decoded.
+pub(super) fn header(bytes: &[u8], format: Format, limits: &Limits) -> Result<Header> {
+    guarded(format, || Header::of(&mut open(bytes, format, limits)?, format, limits))
 }
 
 fn open<'a>(bytes: &'a [u8], format: Format, limits: &Limits) -> Result<impl ImageDecoder + use<'a>> {
@@ -108,12 +123,6 @@ fn open<'a>(bytes: &'a [u8], format: Format, limits: &Limits) -> Result<impl Ima
     bounds.max_alloc = Some(limits.max_decode_bytes.max(LEAST_ALLOWED));
     reader.limits(bounds);
     reader.into_decoder().map_err(|error| failed(format, &error))
-}
-
-/// A picture as stored, once more inside the decoder, and as RGB.
-fn held_bytes(decoder: &impl ImageDecoder) -> u64 {
-    let (width, height) = decoder.dimensions();
-    decoder.total_bytes().saturating_mul(2).saturating_add(Size { width, height }.pixels().saturating_mul(3))
 }
 
 fn failed(format: Format, error: &image::ImageError) -> DecodeError {
@@ -135,22 +144,27 @@ pub(super) struct Stored {
     pub(super) bytes: usize,
 }
 
-/// Decodes `bytes` to the start of `out`, in native byte order.
-pub(super) fn read(bytes: &[u8], format: Format, limits: &Limits, out: &mut Vec<u8>) -> Result<Stored> {
+/// Decodes `bytes` to the start of `out`, in native byte order, where `admit` lets it: it sees the header before anything large is
+/// allocated.
+pub(super) fn read<T>(
+    bytes: &[u8],
+    format: Format,
+    limits: &Limits,
+    out: &mut Vec<u8>,
+    admit: impl FnOnce(&Header) -> Result<T>,
+) -> Result<(T, Stored)> {
     guarded(format, || {
         let mut decoder = open(bytes, format, limits)?;
-        let (width, height) = decoder.dimensions();
-        let size = Size { width, height };
-        limits.check_pixels(format.name(), size)?;
-        limits.check_bytes(format.name(), held_bytes(&decoder))?;
-        let orientation = turned(&mut decoder);
+        let header = Header::of(&mut decoder, format, limits)?;
+        let admitted = admit(&header)?;
+        let Header { size, orientation, .. } = header;
         let color = decoder.color_type();
         let length = decoder.total_bytes() as usize;
         scratch::grow(out, length);
         // Decoders of frames that do not cover the picture leave the rest as it was.
         out[..length].fill(0);
         decoder.read_image(&mut out[..length]).map_err(|error| failed(format, &error))?;
-        Ok(Stored { size, color, orientation, bytes: length })
+        Ok((admitted, Stored { size, color, orientation, bytes: length }))
     })
 }
 

@@ -37,7 +37,8 @@ pub(super) fn indexes(
             Ok((grey, header.size, header.orientation))
         }
         other => {
-            let stored = formats::read(bytes, other, limits, &mut buffers.aside)?;
+            let admit = |header: &formats::Header| limits.check_bytes(other.name(), header.held_bytes);
+            let ((), stored) = formats::read(bytes, other, limits, &mut buffers.aside, admit)?;
             if stored.color != ColorType::L8 {
                 return Err(several(other.name(), &format!("{:?} samples", stored.color)));
             }

@@ -130,8 +130,8 @@ impl Decoder {
                 (header.size, header.orientation)
             }
             other => {
-                let (size, orientation, _) = formats::header(bytes, other, &self.limits)?;
-                (size, orientation)
+                let header = formats::header(bytes, other, &self.limits)?;
+                (header.size, header.orientation)
             }
         };
         let unbounded = Limits { max_decode_bytes: u64::MAX, ..self.limits };
@@ -222,13 +222,17 @@ impl Decoder {
         out: ImageOut<'_>,
     ) -> Result<Decoded> {
         let Self { limits, resampler, buffers, .. } = self;
-        let (size, orientation, held) = formats::header(bytes, format, limits)?;
-        let geometry = resolve(transforms, orientation.size(size), draws, limits)?;
-        limits.check_bytes(format.name(), held.saturating_add(geometry.stage_bytes(3)))?;
+        let admit = |header: &formats::Header| {
+            let geometry = resolve(transforms, header.orientation.size(header.size), draws, limits)?;
+            limits.check_bytes(format.name(), header.held_bytes.saturating_add(geometry.stage_bytes(3)))?;
+            Ok(geometry)
+        };
         let mut source = std::mem::take(&mut buffers.source);
-        let (size, orientation) = formats::decode(bytes, format, limits, &mut buffers.aside, &mut source)?;
-        let work = Work::new(&geometry.stages[0], orientation);
-        let view = View { pixels: &source[..size.pixels() as usize * 3], held: Rect::all(size) };
+        let (geometry, stored) =
+            formats::decode(bytes, format, limits, &mut buffers.aside, &mut source, admit)?;
+        let work = Work::new(&geometry.stages[0], stored.orientation);
+        let view =
+            View { pixels: &source[..stored.size.pixels() as usize * 3], held: Rect::all(stored.size) };
         let result = finish(geometry, &work, 1, view, Tools { limits, resampler, buffers }, out);
         buffers.source = source;
         result
