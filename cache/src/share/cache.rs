@@ -261,15 +261,7 @@ impl Cache {
             }
             Role::Seeking | Role::Stuck(_) | Role::Left => "seeking",
         };
-        CacheStats {
-            role,
-            used_bytes: known.used_bytes,
-            limit_bytes: known.limit_bytes,
-            admission_stopped: known.admission_stopped,
-            offline: known.offline,
-            disk_state: known.disk_state,
-            ..own
-        }
+        known.onto(CacheStats { role, ..own })
     }
 
     /// Leaves a few words on `board` (letters, digits and dashes) for the other processes of the folder, for as long as the note is kept.

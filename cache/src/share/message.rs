@@ -235,6 +235,18 @@ impl FolderFacts {
             disk_state: stats.disk_state,
         }
     }
+
+    /// The counters of a client, with what its owner says of the folder.
+    pub(crate) fn onto(self, stats: CacheStats) -> CacheStats {
+        CacheStats {
+            used_bytes: self.used_bytes,
+            limit_bytes: self.limit_bytes,
+            admission_stopped: self.admission_stopped,
+            offline: self.offline,
+            disk_state: self.disk_state,
+            ..stats
+        }
+    }
 }
 
 /// A finding of `verify`.
