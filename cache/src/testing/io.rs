@@ -96,15 +96,13 @@ impl Fault {
     }
 }
 
-/// How many operations were submitted so far, struck or not.
+/// How many reads and writes were submitted so far, struck or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Reads.
     pub reads: u64,
     /// Writes.
     pub writes: u64,
-    /// Punches.
-    pub punches: u64,
     /// Bytes that reads asked for.
     pub read_bytes: u64,
     /// Bytes that writes brought.
@@ -259,7 +257,6 @@ impl BlockIo for FaultyIo {
     fn punch(&self, file: &IoFile, offset: u64, len: u64) -> io::Result<()> {
         let effect = {
             let mut state = self.state.lock();
-            state.counts.punches += 1;
             if state.holds(Kind::Punch) {
                 state.held_punches += 1;
                 self.changed.notify_all();
