@@ -134,7 +134,7 @@ impl Shared {
     fn open_index(&self, what: Evict) -> io::Result<()> {
         let opened = self.writer.flush_blocking().map_err(unshared);
         if opened.as_ref().is_err_and(is_full) && matches!(what, Evict::All) {
-            self.index.forget(&self.layout.index())?;
+            self.index.forget()?;
             self.state.lock().known = true;
             return Ok(());
         }
@@ -146,7 +146,7 @@ impl Shared {
         let mut done = self.evict_once(what);
         if done.as_ref().is_err_and(is_full) && matches!(what, Evict::All) {
             // No room even for removing entries. Everything is to go, so the index may go first, and with it every entry.
-            done = self.index.forget(&self.layout.index()).and_then(|()| self.evict_once(what));
+            done = self.index.forget().and_then(|()| self.evict_once(what));
         }
         if self.index.is_gone() {
             done = done.and(self.writer.flush_blocking().map_err(unshared));

@@ -6,7 +6,7 @@
 //! [`database`](super::database)'s.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -57,6 +57,7 @@ pub(super) enum Change {
 
 /// The database. Errors of every kind, panics on a broken file included, come out as `io::Error`.
 pub(super) struct Index {
+    path: PathBuf,
     opener: Opener,
     slot: RwLock<Slot>,
 }
@@ -105,7 +106,9 @@ impl Index {
     /// An index that the next group of changes opens.
     pub(super) fn unopened(path: &Path, page_cache_bytes: usize) -> Self {
         let path = path.to_path_buf();
-        Self { opener: Box::new(move || open(&path, page_cache_bytes)), slot: RwLock::new(Slot::Refused) }
+        let of_opener = path.clone();
+        let opener = Box::new(move || open(&of_opener, page_cache_bytes));
+        Self { path, opener, slot: RwLock::new(Slot::Refused) }
     }
 
     /// Lets the file go, as soon as nobody reads from it.
@@ -128,13 +131,13 @@ impl Index {
     }
 
     /// Forgets every entry, with the file.
-    pub(super) fn forget(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn forget(&self) -> io::Result<()> {
         let mut slot = self.slot.write();
         if matches!(*slot, Slot::Closed) {
             return Err(io::ErrorKind::NotConnected.into());
         }
         *slot = Slot::Refused;
-        super::layout::remove(path)?;
+        super::layout::remove(&self.path)?;
         *slot = Slot::Gone;
         Ok(())
     }
