@@ -191,6 +191,7 @@ impl Shared {
             opened => opened?,
         };
         let crc_path = self.layout.crc(id);
+        // Where its checksums can't be opened their pages stay allocated, and `measure` goes on counting them.
         let crc = store::open_crc(&crc_path, false).and_then(|file| IoFile::from_file(file, crc_path)).ok();
         while let Some(&first) = indexes.get(*gone) {
             let rest = &indexes[*gone..];
