@@ -56,11 +56,6 @@ impl Health {
         self.in_a_row = 0;
     }
 
-    /// Space was given back: a full disk may have room again.
-    pub(super) fn freed(&mut self) {
-        self.full_since = None;
-    }
-
     /// The index took no entries.
     pub(super) fn index_refused(&mut self, error: &io::Error, now: Instant) {
         self.failed(error, now);
@@ -97,8 +92,9 @@ impl Health {
         self.vain_removals = self.vain_removals.saturating_add(1);
     }
 
-    /// Space was given back.
+    /// Space was given back: a full disk may have room again.
     pub(super) fn removal_worked(&mut self) {
+        self.full_since = None;
         (self.vain_removals, self.no_removal_before) = (0, None);
     }
 
@@ -150,7 +146,7 @@ mod tests {
         health.failed(&io::Error::from_raw_os_error(libc::ENOSPC), now);
         assert!(!health.admits(now) && health.state(now) == DiskState::Degraded);
         assert!(health.admits(now + REST));
-        health.freed();
+        health.removal_worked();
         assert!(health.admits(now));
     }
 

@@ -100,8 +100,6 @@ impl Shared {
         let mut state = self.state.lock();
         let now = Instant::now();
         if chosen && worked {
-            // A full disk may have room again.
-            state.health.freed();
             state.health.removal_worked();
         }
         if let Some(error) = failure {
