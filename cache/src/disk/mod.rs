@@ -52,7 +52,7 @@ pub use lock::FolderLock;
 pub use report::{CachedObject, Evict, Finding, Progress, Status};
 
 use health::is_full;
-use index::Index;
+use index::{Index, ObjectRecord};
 use layout::Layout;
 use pages::Pages;
 use state::State;
@@ -139,25 +139,21 @@ impl Disk {
         let mut state = State::new(options.limit_bytes, options.hold_evictions);
         let page_cache_bytes = options.bookkeeping_bytes / 3;
         let (index, refused) = match open_index(&layout, &options.counters, page_cache_bytes) {
-            Ok(index) => (index, None),
+            Ok((index, objects)) => {
+                state.enter_objects(objects);
+                (index, None)
+            }
             Err(error) if is_full(&error) => {
+                tracing::error!(%error, path = %layout.index().display(), "the disk is too full to open the block index: nothing is cached until it has room");
+                state.health.index_refused(&error, Instant::now());
+                state.known = false;
                 (Index::unopened(&layout.index(), page_cache_bytes), Some(error))
             }
-            Err(error) => return Err(unusable(&layout.index(), "the block index can't be opened", error)),
+            Err(error) => {
+                return Err(unusable(&layout.index(), "the block index can't be opened and read", error));
+            }
         };
         let index = Arc::new(index);
-        match &refused {
-            None => state.enter_objects(
-                index
-                    .objects()
-                    .map_err(|error| unusable(&layout.index(), "the block index can't be read", error))?,
-            ),
-            Some(error) => {
-                tracing::error!(%error, path = %layout.index().display(), "the disk is too full to open the block index: nothing is cached until it has room");
-                state.health.index_refused(error, Instant::now());
-                state.known = false;
-            }
-        }
         let state = Arc::new(Mutex::new(state));
         keep_room(&state, &index);
         let written = note_commits(state.clone(), index.clone());
@@ -355,8 +351,12 @@ fn keep_room(state: &Mutex<State>, index: &Index) {
     }
 }
 
-/// Opens the index; one that is broken is made anew, and its blocks are reclaimed behind the service.
-fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> io::Result<Index> {
+/// Opens the index and reads its objects; one that is broken is made anew, and its blocks are reclaimed behind the service.
+fn open_index(
+    layout: &Layout,
+    counters: &Counters,
+    page_cache_bytes: usize,
+) -> io::Result<(Index, Vec<(ObjectId, ObjectRecord)>)> {
     let (path, marker) = (layout.index(), layout.index_is_broken());
     layout.make_dirs()?;
     let remake = |why: &str| {
@@ -365,8 +365,11 @@ fn open_index(layout: &Layout, counters: &Counters, page_cache_bytes: usize) -> 
         layout::remove(&path)?;
         layout::remove(&marker)
     };
-    let read = |index: &Index| index.objects().map(drop);
-    let opened = || Index::open(&path, page_cache_bytes).and_then(|index| read(&index).map(|()| index));
+    let opened = || {
+        let index = Index::open(&path, page_cache_bytes)?;
+        let objects = index.objects()?;
+        Ok((index, objects))
+    };
     match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
         Err(error) if error.raw_os_error().is_none() => remake(&error.to_string()).and_then(|()| opened()),
         other => other,
