@@ -207,7 +207,7 @@ impl Arena {
 }
 
 /// The first `len` bytes of a free part.
-fn cut(free: &mut Vec<(usize, usize)>, at: usize, len: usize) -> (usize, usize) {
+pub(super) fn cut(free: &mut Vec<(usize, usize)>, at: usize, len: usize) -> (usize, usize) {
     let (offset, have) = free[at];
     if have == len {
         free.remove(at);

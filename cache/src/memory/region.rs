@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::arena::{Ground, give_back};
+use super::arena::{Ground, cut, give_back};
 use super::budget::Share;
 use super::lease::Lease;
 use crate::error::{Error, Result};
@@ -160,12 +160,7 @@ impl fmt::Debug for Region {
 impl Shared {
     fn take(self: &Arc<Self>, state: &mut State, pages: usize, bytes: usize) -> Option<Slab> {
         let at = state.free.iter().position(|&(_, have)| have >= pages)?;
-        let (offset, have) = state.free[at];
-        if have == pages {
-            state.free.remove(at);
-        } else {
-            state.free[at] = (offset + pages, have - pages);
-        }
+        let (offset, _) = cut(&mut state.free, at, pages);
         state.used += pages;
         state.peak = state.peak.max(state.used);
         let home = Home::Region { shared: self.clone(), offset };
