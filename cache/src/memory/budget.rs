@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::arena::Held;
-use super::region::{HEAP_ALIGN, Slab};
+use super::slab::{HEAP_ALIGN, Slab};
 use crate::error::{Error, Result};
 
 /// What is counted for a value beside its bytes: its alignment, and what the allocator and its owners keep of it.

@@ -13,9 +13,11 @@ mod budget;
 mod lease;
 mod region;
 mod rows;
+mod slab;
 
 pub use arena::{Arena, Held, HostMemory, Unpinned};
 pub use budget::{Budget, Share};
 pub use lease::Lease;
-pub use region::{Region, Slab};
+pub use region::Region;
 pub use rows::Row;
+pub use slab::Slab;

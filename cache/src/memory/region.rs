@@ -1,24 +1,19 @@
 //! A stage's share of the arena: extents of whole pages, first fit, waiters in line.
-#![allow(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::arena::{Ground, cut, give_back};
-use super::budget::Share;
 use super::lease::Lease;
+use super::slab::Slab;
 use crate::error::{Error, Result};
 
 /// The unit of allocation; also what direct I/O asks of an address.
 pub(super) const PAGE: usize = 4096;
-/// Alignment of heap memory: a cache line, and what SIMD loads ask for.
-pub(super) const HEAP_ALIGN: usize = 64;
 
 /// A bounded pool of memory for one stage. Clones share it.
 ///
@@ -29,7 +24,8 @@ pub struct Region {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+/// The region itself, which its slabs hold on to.
+pub(super) struct Shared {
     what: &'static str,
     ground: Arc<Ground>,
     /// What the region was given, as (offset, length) in the mapping.
@@ -163,11 +159,11 @@ impl Shared {
         let (offset, _) = cut(&mut state.free, at, pages);
         state.used += pages;
         state.peak = state.peak.max(state.used);
-        let home = Home::Region { shared: self.clone(), offset };
-        Some(Slab { home, pages, start: self.ground.at(offset), len: bytes })
+        Some(Slab::in_region(self.clone(), offset, pages, self.ground.at(offset), bytes))
     }
 
-    fn put(self: &Arc<Self>, offset: usize, pages: usize) {
+    /// Takes back what a slab had.
+    pub(super) fn put(self: &Arc<Self>, offset: usize, pages: usize) {
         let mut state = self.state.lock();
         state.used -= pages;
         if state.used == 0 {
@@ -192,12 +188,12 @@ impl Shared {
             let pages = bytes.max(1).next_multiple_of(PAGE);
             let Some(slab) = self.take(state, pages, bytes) else { return };
             let Some((_, turn)) = state.waiters.pop_front() else { return };
-            if let Err(mut unwanted) = turn.send(slab) {
-                // Whoever waited has just gone. Undone by hand: dropping the slab would lock the state again.
-                if let Home::Region { offset, .. } = std::mem::replace(&mut unwanted.home, Home::Nowhere) {
-                    give_back(&mut state.free, offset, unwanted.pages);
-                    state.used -= unwanted.pages;
-                }
+            // Whoever waited may have just gone. Undone by hand: dropping the slab would lock the state again.
+            if let Err(unwanted) = turn.send(slab)
+                && let Some((offset, pages)) = unwanted.into_extent()
+            {
+                give_back(&mut state.free, offset, pages);
+                state.used -= pages;
             }
         }
     }
@@ -221,103 +217,6 @@ impl Drop for Place<'_> {
         // A slab that has come already is given back here, before the lock is taken.
         if self.turn.take().is_some() {
             self.home.serve(&mut self.home.state.lock());
-        }
-    }
-}
-
-/// Whose memory a slab is.
-enum Home {
-    Region {
-        shared: Arc<Shared>,
-        offset: usize,
-    },
-    /// Counted by a budget.
-    Heap {
-        _bytes: Vec<u8>,
-        _share: Share,
-    },
-    /// It was taken away again.
-    Nowhere,
-}
-
-/// A piece of memory with one owner, to write into; what it holds at first is whatever was there before. Page-aligned where it is a
-/// region's, aligned to 64 bytes where a budget counts it.
-pub struct Slab {
-    home: Home,
-    pages: usize,
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: a slab is the only owner of its extent, like a Box<[u8]>.
-unsafe impl Send for Slab {}
-// SAFETY: shared access only reads.
-unsafe impl Sync for Slab {}
-
-impl Slab {
-    /// Heap memory that `share` counts.
-    pub(super) fn on_heap(len: usize, share: Share) -> Self {
-        // Zeros from the allocator are fresh pages where there are many: nothing is written before it is used.
-        let mut bytes = vec![0; len + HEAP_ALIGN];
-        let start = bytes.as_mut_ptr();
-        // SAFETY: fewer bytes than the buffer has more than `len`; the buffer stays where it is when the Vec moves.
-        let start = unsafe { NonNull::new_unchecked(start.add(start.align_offset(HEAP_ALIGN))) };
-        Self { home: Home::Heap { _bytes: bytes, _share: share }, pages: len, start, len }
-    }
-
-    /// Bytes that may be written: whole pages (where it is a region's), at least `len()`.
-    pub fn capacity(&self) -> usize {
-        self.pages
-    }
-
-    /// Sets the visible length, up to the capacity: direct I/O reads whole granules, a slice is what was asked for.
-    ///
-    /// # Panics
-    /// Where `len` is more than the capacity.
-    pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.pages, "{len} bytes in a slab of {}", self.pages);
-        self.len = len;
-    }
-
-    /// The address, stable for the slab's life and its leases'.
-    pub fn as_ptr(&self) -> *const u8 {
-        self.start.as_ptr()
-    }
-
-    /// Ends writing: from here on the bytes are read, through any number of leases.
-    pub fn freeze(self) -> Lease {
-        let (start, len) = (self.start, self.len);
-        // SAFETY: the slab moves into the lease's owner; its memory stays where it is until that owner drops.
-        unsafe { Lease::from_raw(Arc::new(self), start, len) }
-    }
-}
-
-impl Deref for Slab {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: mapped, initialised (anonymous memory starts as zeros), and owned by this slab alone.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl DerefMut for Slab {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `&mut self` is the only access.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl fmt::Debug for Slab {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slab({} of {} bytes)", self.len, self.pages)
-    }
-}
-
-impl Drop for Slab {
-    fn drop(&mut self) {
-        if let Home::Region { shared, offset } = &self.home {
-            shared.put(*offset, self.pages);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::lease::Lease;
-use super::region::Slab;
+use super::slab::Slab;
 
 /// One row of a slab, to write into from any thread.
 pub struct Row {
