@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::arena::Held;
@@ -27,7 +26,6 @@ struct Count {
     permits: Arc<Semaphore>,
     units: usize,
     peak: AtomicUsize,
-    closed: Mutex<bool>,
 }
 
 const UNIT: usize = 64;
@@ -37,9 +35,7 @@ impl Budget {
     pub fn new(what: &'static str, held: Held) -> Self {
         let units = (held.bytes() / UNIT).min(u32::MAX as usize);
         let permits = Arc::new(Semaphore::new(units));
-        let count =
-            Count { what, held, permits, units, peak: AtomicUsize::new(0), closed: Mutex::new(false) };
-        Self { count: Arc::new(count) }
+        Self { count: Arc::new(Count { what, held, permits, units, peak: AtomicUsize::new(0) }) }
     }
 
     /// What [`Self::allocate`] counts for a value of `len` bytes.
@@ -57,10 +53,12 @@ impl Budget {
                 what: format!("the share for {} must hold this one piece", self.count.what),
             });
         }
+        // Made before the wait, so that whoever leaves the line of a closed budget gives back what was set aside for it there.
+        let mut share = Share { permit: None, home: self.count.clone() };
         let permit = self.count.permits.clone().acquire_many_owned(units as u32).await;
-        let permit = permit.map_err(|_| Error::Closed)?;
+        share.permit = Some(permit.map_err(|_| Error::Closed)?);
         self.count.peak.fetch_max(self.used_bytes(), Relaxed);
-        Ok(Share { permit: Some(permit), home: self.count.clone() })
+        Ok(share)
     }
 
     /// Waits in line for heap memory of `len` bytes: zeros, aligned to 64 bytes.
@@ -71,10 +69,8 @@ impl Budget {
 
     /// Gives back to the arena what is not taken, and what is taken as soon as it is let go: nothing is taken from here any more.
     pub fn close(&self) {
-        let mut closed = self.count.closed.lock();
-        *closed = true;
         self.count.permits.close();
-        self.count.held.shrink_to(self.used_bytes());
+        self.count.shrink();
     }
 
     /// Bytes that may be taken at once.
@@ -94,6 +90,16 @@ impl Budget {
 }
 
 impl Count {
+    /// Gives back to the arena what nobody has of a closed budget.
+    ///
+    /// The semaphore keeps its end and its count in one atomic number. So of an end and a permit that goes back, each followed by this, the
+    /// later one sees the other: nothing is kept. And from the end on the count of what is taken only falls: no count is ever too low.
+    fn shrink(&self) {
+        if self.permits.is_closed() {
+            self.held.shrink_to(self.used());
+        }
+    }
+
     fn used(&self) -> usize {
         (self.units - self.permits.available_permits().min(self.units)) * UNIT
     }
@@ -115,11 +121,7 @@ pub struct Share {
 impl Drop for Share {
     fn drop(&mut self) {
         drop(self.permit.take());
-        // Behind the permit, under the lock: whichever of this and `close` is later sees what the other has done.
-        let closed = self.home.closed.lock();
-        if *closed {
-            self.home.held.shrink_to(self.home.used());
-        }
+        self.home.shrink();
     }
 }
 
@@ -159,5 +161,25 @@ mod tests {
         assert_eq!(arena.free_bytes(), (1 << 20) - 8192);
         drop(slab);
         assert_eq!(arena.free_bytes(), 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_closed_budget_gives_back_what_was_set_aside_for_those_in_line() {
+        for hears in [true, false] {
+            let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+            let budget = Budget::new("values", arena.hold("values", 1 << 20).unwrap());
+            let slab = budget.allocate(4000).await.unwrap();
+            let mut waits = Box::pin(budget.take(1 << 20));
+            assert!(futures::poll!(&mut waits).is_pending(), "all but the slab is set aside for it");
+            budget.close();
+            if hears {
+                assert!(matches!(waits.await, Err(Error::Closed)));
+            } else {
+                drop(waits);
+            }
+            assert_eq!(arena.free_bytes(), (1 << 20) - 8192);
+            drop(slab);
+            assert_eq!(arena.free_bytes(), 1 << 20);
+        }
     }
 }
