@@ -12,7 +12,7 @@ from typing import Any
 
 from servers import SeaweedFS
 
-from ..measure import Answer, Contender, Failed, execute, ratio, rows, take_turns, target
+from ..measure import Answer, Contender, execute, ratio, rows, take_turns, target
 from ..place import Place
 from ..syncfs import syncfs
 
@@ -99,13 +99,9 @@ def forebay(place: Place, server: SeaweedFS, shards: list[Path], total: int, log
     folder = place.work / "cold"
     options = [f"--storage-option={name}={value}" for name, value in server.storage_options.items()]
     urls = [f"s3://{BUCKET}/{shard.name}" for shard in shards]
-    command = [place.program("coldfetch"), f"--cache-dir={folder / 'cache'}", *options, *urls]
-    try:
-        execute([place.program("forebay"), "prefetch", "--help"], log)
-        command[0:1] = [place.program("forebay"), "prefetch", "--json", "--cache-limit=20GB"]
-    except (Failed, FileNotFoundError):
-        # This build's program has no prefetch: the same fetches by the cache alone, which the command shows.
-        pass
+    command = [
+        place.program("forebay"), "prefetch", "--json", "--cache-limit=20GB", f"--cache-dir={folder / 'cache'}", *options, *urls,
+    ]  # fmt: skip
     return Contender("forebay prefetch", lambda _: timed(command, log, folder, total), command)
 
 
