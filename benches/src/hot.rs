@@ -9,15 +9,14 @@ use forebay_cache::{ObjectId, granule};
 use forebay_loader::dataset::TarScanner;
 use forebay_loader::dataset::index::ShardIndexBuilder;
 use forebay_loader::decode::{Decoder, ImageOut, Limits};
-use forebay_loader::field::{DecodeMode, Interpolation, Transform};
+use forebay_loader::field::{DecodeMode, Transform};
 use forebay_loader::plan::{Cursor, EpochRng, Order, OrderMode, OrderSpec};
 
 use crate::{mixed, photos};
 
 /// Cases, and what one run of each does.
-pub const CASES: [(&str, &str); 8] = [
+pub const CASES: [(&str, &str); 7] = [
     ("crop_224", "decodes a random crop of a photograph and resizes it to 224 × 224"),
-    ("crop_nearest", "the same with the nearest pixel: the decoding alone"),
     ("whole", "decodes a whole photograph"),
     ("checksum", "verifies 1 MiB in granules of 4 KiB"),
     ("tar_scan", "finds the members of a shard that lies in memory"),
@@ -32,9 +31,8 @@ pub const CASES: [(&str, &str); 8] = [
 /// An unknown name; a `shard` of photographs that can't be read.
 pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
     Ok(match name {
-        "crop_224" => crop(shard, Some(Interpolation::Bilinear))?,
-        "crop_nearest" => crop(shard, Some(Interpolation::Nearest))?,
-        "whole" => crop(shard, None)?,
+        "crop_224" => decode(shard, photos::training().to_vec())?,
+        "whole" => decode(shard, Vec::new())?,
         "checksum" => checksum(),
         "tar_scan" => tar_scan(shard)?,
         "index_window" => index_window(shard)?,
@@ -44,35 +42,18 @@ pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> 
     })
 }
 
-const SIDE: u32 = 224;
-
-fn crop(shard: &Path, interpolation: Option<Interpolation>) -> Result<Box<dyn FnMut() -> Result<()>>> {
+fn decode(shard: &Path, transforms: Vec<Transform>) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let images = photos::jpegs(shard)?;
-    let transforms: Vec<Transform> = interpolation.map_or_else(Vec::new, |interpolation| {
-        vec![
-            Transform::RandomResizedCrop {
-                size: (SIDE, SIDE),
-                scale: (0.08, 1.0),
-                ratio: (3.0 / 4.0, 4.0 / 3.0),
-                interpolation,
-                antialias: true,
-            },
-            Transform::RandomHorizontalFlip { p: 0.5 },
-        ]
-    });
     let mut decoder = Decoder::new(Limits::default());
-    let mut slot = vec![0; (SIDE * SIDE * 3) as usize];
-    let draws = EpochRng::new(0, 0);
+    let mut slot = vec![0; photos::IMAGE_BYTES];
+    let random = EpochRng::new(0, 0);
     let mut turn = 0;
     Ok(Box::new(move || {
         let number = turn % images.len();
         turn += 1;
-        let draw = |operation: u32, draw: u32| {
-            let mut random = draws.sample(number as u64, operation);
-            (0..draw).fold(random.unit(), |_, _| random.unit())
-        };
+        let draws = random.draws(number as u64);
         let out = if transforms.is_empty() { ImageOut::New } else { ImageOut::Slot(&mut slot) };
-        let decoded = decoder.image(&images[number], &transforms, DecodeMode::Exact, &draw, out);
+        let decoded = decoder.image(&images[number], &transforms, DecodeMode::Exact, &draws, out);
         decoded.map(drop).with_context(|| format!("image {number}"))
     }))
 }
@@ -89,7 +70,7 @@ fn tar_scan(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
         let mut scanner = TarScanner::new(Some(shard.len() as u64));
         let mut input = &shard[..];
         let mut events = 0;
-        while scanner.scan(&mut input).map_err(|error| anyhow::anyhow!(error.what))?.is_some() {
+        while scanner.scan(&mut input)?.is_some() {
             events += 1;
         }
         std::hint::black_box(events);
@@ -100,15 +81,14 @@ fn tar_scan(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
 fn index_window(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let shard = std::fs::read(shard)?;
     let samples = photos::samples(&shard)?;
-    let wrong = |error: forebay_loader::dataset::Malformed| anyhow::anyhow!(error.what);
     let mut builder = ShardIndexBuilder::new();
     for sample in &samples {
-        builder.push(sample).map_err(wrong)?;
+        builder.push(sample)?;
     }
-    let index = builder.finish(ObjectId::from_bytes([1; 16]), shard.len() as u64).map_err(wrong)?;
+    let index = builder.finish(ObjectId::from_bytes([1; 16]), shard.len() as u64)?;
     let end = index.len().min(64);
     Ok(Box::new(move || {
-        std::hint::black_box(index.samples(0..end).map_err(wrong)?);
+        std::hint::black_box(index.samples(0..end)?);
         Ok(())
     }))
 }

@@ -1,10 +1,30 @@
-//! Photographs out of a shard, in memory.
+//! Photographs out of a shard, in memory, and what training does to them.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use forebay_loader::dataset::tar::Event;
-use forebay_loader::dataset::{Grouper, Malformed, MemberEntry, SampleEntry, TarScanner};
+use forebay_loader::dataset::{Grouper, MemberEntry, SampleEntry, TarScanner};
+use forebay_loader::field::{Interpolation, Transform};
+
+/// Pixels of a side of what [`training`] gives.
+pub const SIDE: u32 = 224;
+/// Of such an image.
+pub const IMAGE_BYTES: usize = (SIDE * SIDE * 3) as usize;
+
+/// A random crop, resized, and a flip: torchvision's defaults.
+pub fn training() -> [Transform; 2] {
+    [
+        Transform::RandomResizedCrop {
+            size: (SIDE, SIDE),
+            scale: (0.08, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            interpolation: Interpolation::Bilinear,
+            antialias: true,
+        },
+        Transform::RandomHorizontalFlip { p: 0.5 },
+    ]
+}
 
 /// Samples of a tar shard that lies in memory, in storage order.
 ///
@@ -12,16 +32,15 @@ use forebay_loader::dataset::{Grouper, Malformed, MemberEntry, SampleEntry, TarS
 /// A damaged shard, with the byte where it shows.
 pub fn samples(shard: &[u8]) -> Result<Vec<SampleEntry>> {
     let (mut scanner, mut grouper) = (TarScanner::new(Some(shard.len() as u64)), Grouper::new());
-    let wrong = |error: Malformed| anyhow!("byte {}: {}", error.offset, error.what);
     let mut samples = Vec::new();
     let mut input = shard;
-    while let Some(event) = scanner.scan(&mut input).map_err(wrong)? {
+    while let Some(event) = scanner.scan(&mut input)? {
         if let Event::Member(member) = event {
-            samples.extend(grouper.push(&member).map_err(wrong)?);
+            samples.extend(grouper.push(&member)?);
         }
     }
-    if let Some(Event::Member(member)) = scanner.finish().map_err(wrong)? {
-        samples.extend(grouper.push(&member).map_err(wrong)?);
+    if let Some(Event::Member(member)) = scanner.finish()? {
+        samples.extend(grouper.push(&member)?);
     }
     samples.extend(grouper.finish());
     Ok(samples)

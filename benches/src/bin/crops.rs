@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
-use forebay_bench::photos;
+use forebay_bench::photos::{self, IMAGE_BYTES, SIDE};
 use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
 use forebay_loader::decode::{Decoder, ImageOut, Limits};
-use forebay_loader::field::{DecodeMode, Interpolation, Transform};
+use forebay_loader::field::DecodeMode;
 use forebay_loader::plan::EpochRng;
 
 #[derive(Parser)]
@@ -36,9 +36,6 @@ struct Args {
     #[arg(required = true)]
     shards: Vec<PathBuf>,
 }
-
-const SIDE: u32 = 224;
-const IMAGE_BYTES: usize = (SIDE * SIDE * 3) as usize;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -73,17 +70,8 @@ fn main() -> Result<()> {
 }
 
 /// Decodes every image once; threads take them one by one.
-fn pass(args: &Args, images: &[Vec<u8>], draws: EpochRng) -> Result<()> {
-    let transforms = [
-        Transform::RandomResizedCrop {
-            size: (SIDE, SIDE),
-            scale: (0.08, 1.0),
-            ratio: (3.0 / 4.0, 4.0 / 3.0),
-            interpolation: Interpolation::Bilinear,
-            antialias: true,
-        },
-        Transform::RandomHorizontalFlip { p: 0.5 },
-    ];
+fn pass(args: &Args, images: &[Vec<u8>], random: EpochRng) -> Result<()> {
+    let transforms = photos::training();
     let mode = if args.fast { DecodeMode::Fast } else { DecodeMode::Exact };
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
@@ -94,13 +82,10 @@ fn pass(args: &Args, images: &[Vec<u8>], draws: EpochRng) -> Result<()> {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(bytes) = images.get(number) else { return Ok(()) };
             let at = turn % (slots.len() / IMAGE_BYTES) * IMAGE_BYTES;
-            let draw = |operation: u32, draw: u32| {
-                let mut random = draws.sample(number as u64, operation);
-                (0..draw).fold(random.unit(), |_, _| random.unit())
-            };
+            let draws = random.draws(number as u64);
             let slot = ImageOut::Slot(&mut slots[at..at + IMAGE_BYTES]);
             decoder
-                .image(bytes, &transforms, mode, &draw, slot)
+                .image(bytes, &transforms, mode, &draws, slot)
                 .map_err(|error| anyhow!("image {number}: {error}"))?;
         }
         Ok(())

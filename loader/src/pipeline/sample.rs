@@ -179,10 +179,7 @@ impl SampleDecoder {
         number: u64,
         work: impl FnOnce(&mut Decoder, &dyn Draws) -> T,
     ) -> T {
-        let draws = |operation: u32, draw: u32| {
-            let mut random = draws.sample(number, operation);
-            (0..draw).fold(random.unit(), |_, _| random.unit())
-        };
+        let draws = draws.draws(number);
         DECODER.with_borrow_mut(|slot| work(slot.get_or_insert_with(|| Decoder::new(self.limits)), &draws))
     }
 

@@ -58,6 +58,14 @@ impl EpochRng {
             used: 4,
         }
     }
+
+    /// The draws of one sample, uniform in [0, 1), each by its operation and its number there, as decoders ask for them.
+    pub fn draws(self, sample: u64) -> impl Fn(u32, u32) -> f64 {
+        move |operation, draw| {
+            let mut random = self.sample(sample, operation);
+            (0..draw).fold(random.unit(), |_, _| random.unit())
+        }
+    }
 }
 
 /// The draws of one operation on one sample.
