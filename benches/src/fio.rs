@@ -92,17 +92,25 @@ pub fn in_list(file: &Path) -> String {
     file.display().to_string().replace(':', "\\:")
 }
 
-/// Runs fio; reads and writes of all of its jobs together, but for those whose name begins with "space": they move none.
+/// Runs fio; gives what it printed.
 ///
 /// # Errors
-/// As [`Job::run`].
-pub fn run(command: &[String]) -> Result<Answer> {
+/// It is not installed, or fails.
+pub fn output(command: &[String]) -> Result<Vec<u8>> {
     let output = Command::new(&command[0])
         .args(&command[1..])
         .output()
         .context("fio could not be started: install it")?;
     ensure!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
-    let answer: Value = serde_json::from_slice(&output.stdout).context("fio's answer is not JSON")?;
+    Ok(output.stdout)
+}
+
+/// Runs fio; reads and writes of all of its jobs together, but for those whose name begins with "space": they move none.
+///
+/// # Errors
+/// As [`Job::run`].
+pub fn run(command: &[String]) -> Result<Answer> {
+    let answer: Value = serde_json::from_slice(&output(command)?).context("fio's answer is not JSON")?;
     let number = |value: &Value| value.as_f64().context("a number in fio's answer");
     let mut sum = Answer { gb_per_s: 0.0, seconds: 0.0, cpu_seconds: 0.0 };
     for job in answer["jobs"].as_array().context("jobs in fio's answer")? {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use forebay_cache::memory::{Arena, Region, Unpinned};
 
@@ -30,6 +30,11 @@ pub struct Reading {
     /// Measurements of each kind, in turn.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
+}
+
+/// Option of a measurement of reads of several sizes.
+#[derive(Args, Clone, Debug)]
+pub struct Sizes {
     /// Bytes per read.
     #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20])]
     pub sizes: Vec<usize>,
@@ -40,14 +45,34 @@ impl Reading {
     /// Options that don't go together.
     pub fn check(&self) -> Result<()> {
         ensure!(self.depth >= self.threads && self.threads > 0, "depth must be threads or more");
-        let whole = |size: &usize| *size > 0 && size.is_multiple_of(4096);
-        ensure!(self.sizes.iter().all(whole), "sizes must be whole granules of 4096 bytes");
         Ok(())
     }
 
-    /// How many of the reads in flight are this thread's.
-    pub fn depth_of(&self, thread: usize) -> usize {
-        self.depth / self.threads + usize::from(thread < self.depth % self.threads)
+    /// Has every thread read until it has enough, given how many of the reads in flight are its own; gives the bytes that they have read.
+    ///
+    /// # Errors
+    /// A thread's own, or that it panicked.
+    pub fn on_threads(&self, read: impl Fn(usize) -> Result<u64> + Sync) -> Result<u64> {
+        let depth = |thread| self.depth / self.threads + usize::from(thread < self.depth % self.threads);
+        let read = &read;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..self.threads).map(|thread| scope.spawn(move || read(depth(thread)))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a reader panicked")))
+                .sum()
+        })
+    }
+}
+
+impl Sizes {
+    /// # Errors
+    /// Sizes that can't be read past the page cache.
+    pub fn check(&self) -> Result<()> {
+        let whole = |size: &usize| *size > 0 && size.is_multiple_of(4096);
+        ensure!(self.sizes.iter().all(whole), "sizes must be whole granules of 4096 bytes");
+        Ok(())
     }
 }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use forebay_bench::fio::Job;
 use forebay_bench::median;
 use forebay_bench::process::cpu_seconds;
-use forebay_bench::reading::{Places, Reading, region};
+use forebay_bench::reading::{Places, Reading, Sizes, region};
 use forebay_cache::granule::{granule_crcs, verify};
 use forebay_cache::io::{self, BlockIo, IoFile};
 use forebay_cache::memory::Slab;
@@ -25,6 +25,8 @@ use futures::stream::FuturesUnordered;
 struct Args {
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Read without verifying.
     #[arg(long)]
     unverified: bool,
@@ -36,6 +38,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     args.reading.check()?;
+    args.sizes.check()?;
     let (engine, report) = io::open(&args.reading.folder, args.reading.depth)?;
     eprintln!("{}", serde_json::to_string(&report)?);
     let path = args.reading.folder.join("blockio.data");
@@ -48,7 +51,7 @@ fn main() -> Result<()> {
 fn compare(args: &Args, engine: &dyn BlockIo, data: &Data, path: &Path) -> Result<()> {
     println!("order       bytes   forebay GB/s   fio GB/s   ratio   core-seconds/GB (forebay, fio)");
     for random in [true, false] {
-        for &size in &args.reading.sizes {
+        for &size in &args.sizes.sizes {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for round in 0..args.reading.rounds {
                 // Taking turns at being first: a disk behind a rate limiter is faster after a rest.
@@ -150,7 +153,7 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
                 let offset = place();
                 async move { (offset, io::read(engine, &data.file, offset, size, slab).await) }
             };
-            let mut bytes = 0u64;
+            let mut bytes = 0;
             for _ in 0..depth {
                 reading.push(submit(region.allocate(size).await?));
             }
@@ -168,14 +171,8 @@ fn read(args: &Args, engine: &dyn BlockIo, data: &Data, size: usize, random: boo
             Ok(bytes)
         })
     };
-    let bytes = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.reading.threads)
-            .map(|thread| scope.spawn(move || consume(args.reading.depth_of(thread))))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a consumer panicked"))).sum()
-    });
-    let (bytes, seconds): (Result<u64>, _) = (bytes, start.elapsed().as_secs_f64());
-    let gb = bytes? as f64 / 1e9;
+    let gb = args.reading.on_threads(consume)? as f64 / 1e9;
+    let seconds = start.elapsed().as_secs_f64();
     Ok(Figure { gb_per_s: gb / seconds, cores_per_gb: (cpu_seconds()? - cpu) / gb })
 }
 

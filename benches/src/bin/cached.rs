@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use forebay_bench::fio::Job;
 use forebay_bench::folder::{data_files, fill, objects, open};
 use forebay_bench::process::{cpu_seconds, disk_bytes, peak_rss_bytes};
-use forebay_bench::reading::{Places, Reading, region};
+use forebay_bench::reading::{Places, Reading, Sizes, region};
 use forebay_cache::granule::granule_crcs;
 use forebay_cache::memory::Region;
 use forebay_cache::{ByteRange, Cache, ObjectMeta};
@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 struct Args {
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Objects, each a file of the cache.
     #[arg(long, default_value_t = 8)]
     objects: u64,
@@ -46,8 +48,9 @@ enum Order {
 }
 
 fn main() -> Result<()> {
-    let Args { reading, objects: count } = Args::parse();
+    let Args { reading, sizes, objects: count } = Args::parse();
     reading.check()?;
+    sizes.check()?;
     let folder = tempfile::Builder::new().prefix("cached-").tempdir_in(&reading.folder)?;
     let (engine, report) = forebay_cache::io::open(folder.path(), reading.depth.max(32))?;
     eprintln!("{}", serde_json::to_string(&report)?);
@@ -58,7 +61,7 @@ fn main() -> Result<()> {
     let files = data_files(folder.path())?;
     ensure!(files.len() as u64 == count, "{} data files for {count} objects", files.len());
     let checksums = checksum_gb_per_s();
-    for &size in &reading.sizes {
+    for &size in &sizes.sizes {
         ensure!(size as u64 <= objects[0].size_bytes, "reads of {size} bytes don't fit into an object");
         let region = region(reading.depth * size)?;
         let ours = |order, seconds| read(&reading, &cache, &objects, size, &region, order, seconds);
@@ -185,13 +188,7 @@ fn read(
             Ok(bytes)
         })
     };
-    let bytes: Result<u64> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..reading.threads)
-            .map(|thread| scope.spawn(move || consume(reading.depth_of(thread))))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a reader panicked"))).sum()
-    });
-    let (bytes, seconds) = (bytes?, start.elapsed().as_secs_f64());
+    let (bytes, seconds) = (reading.on_threads(consume)?, start.elapsed().as_secs_f64());
     Ok(json!({
         "value": bytes as f64 / 1e9 / seconds,
         "seconds": seconds,

@@ -6,10 +6,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use forebay_bench::fio;
 use forebay_bench::folder::{objects, open};
@@ -56,7 +55,7 @@ fn main() -> Result<()> {
     let cache = open(&folder.path().join("cache"), limit, engine)?;
     let region = region(reading.depth * BLOCK_BYTES as usize)?;
     let places = Places::new(true);
-    let go = |until: &dyn Fn(u64) -> bool| run(&reading, &cache, &objects, &region, &places, until);
+    let go = |until: &(dyn Fn(u64) -> bool + Sync)| run(&reading, &cache, &objects, &region, &places, until);
     // First until blocks go as fast as they come.
     let blocks = limit / BLOCK_BYTES;
     go(&|evicted| evicted >= blocks / 4)?;
@@ -90,7 +89,7 @@ fn run(
     objects: &[Arc<ObjectMeta>],
     region: &Region,
     places: &Places,
-    until: &dyn Fn(u64) -> bool,
+    until: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Done> {
     let before = cache.stats();
     let (cpu, start) = (cpu_seconds()?, Instant::now());
@@ -100,33 +99,22 @@ fn run(
         let first = at % in_one * BLOCK_BYTES;
         cache.read(&objects[(at / in_one) as usize], ByteRange::new(first, first + BLOCK_BYTES), region)
     };
-    let over = AtomicBool::new(false);
+    let enough = || until(cache.stats().evicted_blocks - before.evicted_blocks);
     let consume = |depth: usize| {
         block_on(async {
             let mut reads: FuturesUnordered<_> = (0..depth).map(|_| submit()).collect();
+            let mut bytes = 0;
             while let Some(read) = reads.next().await {
                 drop(read?);
-                if !over.load(Ordering::Relaxed) {
+                bytes += BLOCK_BYTES;
+                if !enough() {
                     reads.push(submit());
                 }
             }
-            anyhow::Ok(())
+            Ok(bytes)
         })
     };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..reading.threads)
-            .map(|thread| scope.spawn(move || consume(reading.depth_of(thread))))
-            .collect();
-        while !until(cache.stats().evicted_blocks - before.evicted_blocks)
-            && !threads.iter().any(|thread| thread.is_finished())
-        {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        over.store(true, Ordering::Relaxed);
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a reader panicked")))
-    })?;
+    reading.on_threads(consume)?;
     let (after, seconds) = (cache.stats(), start.elapsed().as_secs_f64());
     let read_bytes = after.disk.bytes - before.disk.bytes;
     let written_bytes = (after.stored_blocks - before.stored_blocks) * BLOCK_BYTES;
@@ -173,9 +161,7 @@ impl Rival {
         .map(str::to_owned)
         .to_vec();
         command.extend([format!("--filename={}", fio::in_list(&rival.data)), format!("--size={bytes}")]);
-        let laid = std::process::Command::new(&command[0]).args(&command[1..]).output();
-        let laid = laid.context("fio could not be started: install it")?;
-        ensure!(laid.status.success(), "fio: {}", String::from_utf8_lossy(&laid.stderr));
+        fio::output(&command)?;
         std::fs::File::create(&rival.space)?.set_len(bytes)?;
         Ok(rival)
     }
