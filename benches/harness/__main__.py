@@ -22,6 +22,7 @@ from typing import Any
 from . import machine, measure, report, results, schema, workloads
 from .measure import Failed, say
 from .place import Place, clear, free_bytes, locked, may_drop_caches
+from .ratios import is_ours
 
 BENCHES = Path(__file__).resolve().parent.parent
 
@@ -134,9 +135,12 @@ def run(module: Any, place: Place) -> dict[str, Any] | None:
 
 
 def failed(result: dict[str, Any]) -> bool:
-    """Whether a workload, or a figure that is promised, could not be measured."""
+    """Whether a workload, Forebay in any round of it, or a figure that is promised could not be measured."""
     bounded = [entry for entry in result["targets"] if entry["least"] is not None or entry["most"] is not None]
-    return "failed" in result or any(entry["met"] is None for entry in bounded)
+    ours = [row for row in result.get("rows", []) if is_ours(row["contender"])]
+    return (
+        "failed" in result or any(row["errors"] for row in ours) or any(entry["met"] is None for entry in bounded)
+    )
 
 
 def check_room(work: Path, modules: list[ModuleType], full: bool) -> None:

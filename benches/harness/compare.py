@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import results, schema
-from .ratios import by_round, is_ours, noise
+from .ratios import by_round, is_ours, limit_of, noise
 from .report import table
 
 # Which machine's figures they are; ratios over these are still compared, and the difference said.
@@ -60,35 +60,55 @@ def compare(old: results.Run, new: results.Run) -> list[Verdict]:
                 Verdict(name, "the workload", None, None, None, f"failed in NEW: {after['failed']}", worse=True)
             )
         else:
-            ratios = list(compare_ratios(before, after))
-            found += ratios
-            found += compare_targets(before, after, max((one.allowed or 0 for one in ratios), default=0.0))
+            found += compare_ours(before, after)
+            found += compare_ratios(before, after)
+            found += compare_targets(before, after)
     return found
+
+
+def compare_ours(before: dict[str, Any], after: dict[str, Any]) -> list[Verdict]:
+    """Contenders of Forebay's own that OLD has figures of, and that failed in NEW, be it in its last round."""
+    found = []
+    rows = by_contender(after)
+    for row in before["rows"]:
+        if not is_ours(row["contender"]) or not row["runs"]:
+            continue
+        now = rows.get((row["case"], row["contender"]))
+        why = "missing" if now is None else "; ".join(now["errors"]) or ("" if now["runs"] else now.get("left_out", "no runs"))
+        if why:
+            figure = f"{row['case'] + ': ' if row['case'] else ''}{row['contender']}"
+            found.append(Verdict(before["workload"], figure, None, None, None, f"failed in NEW: {why}", worse=True))
+    return found
+
+
+def by_contender(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["case"], row["contender"]): row for row in result["rows"]}
 
 
 def compare_ratios(before: dict[str, Any], after: dict[str, Any]) -> list[Verdict]:
     found = []
-    rows = {(row["case"], row["contender"]): row for row in after["rows"]}
+    rows = by_contender(after)
     for case, ours in [(row["case"], row["contender"]) for row in before["rows"] if is_ours(row["contender"])]:
+        # Without a figure of Forebay's own there is no ratio, which is said already.
+        if not rows.get((case, ours), {}).get("runs"):
+            continue
         for theirs in [row["contender"] for row in before["rows"] if row["case"] == case]:
             if is_ours(theirs):
                 continue
             figure = f"{case + ': ' if case else ''}{ours} over {theirs}"
             old, new = by_round(before, case, ours, theirs), by_round(after, case, ours, theirs)
             if old and not new:
-                found.append(gone(before["workload"], figure, statistics.median(old), rows, case, ours, theirs))
+                found.append(gone(before["workload"], figure, statistics.median(old), rows.get((case, theirs)), theirs))
             elif old:
                 found.append(judge(before["workload"], figure, old, new))
     return found
 
 
-def gone(name: str, figure: str, old: float, rows: dict[Any, Any], case: str, ours: str, theirs: str) -> Verdict:
-    """A ratio that NEW doesn't have: Forebay's own fault is worse, a peer's isn't."""
-    for contender, blamed in ((ours, True), (theirs, False)):
-        row = rows.get((case, contender))
-        if row is None or not row["runs"]:
-            why = "missing" if row is None else row.get("left_out") or "; ".join(row["errors"])
-            return Verdict(name, figure, old, None, None, f"{contender} has no figure in NEW: {why}", worse=blamed)
+def gone(name: str, figure: str, old: float, row: dict[str, Any] | None, theirs: str) -> Verdict:
+    """A ratio that NEW doesn't have though Forebay has a figure: a peer without one is no fault of Forebay's."""
+    if row is None or not row["runs"]:
+        why = "missing" if row is None else row.get("left_out") or "; ".join(row["errors"])
+        return Verdict(name, figure, old, None, None, f"{theirs} has no figure in NEW: {why}")
     return Verdict(name, figure, old, None, None, "no round in NEW has both", worse=True)
 
 
@@ -104,8 +124,19 @@ def judge(name: str, figure: str, old: list[float], new: list[float]) -> Verdict
     return Verdict(name, figure, before, after, allowed, text)
 
 
-def compare_targets(before: dict[str, Any], after: dict[str, Any], allowed: float) -> list[Verdict]:
-    """Targets that were met and aren't: a change within the workload's noise is none."""
+def noise_over_limit(before: dict[str, Any], after: dict[str, Any], what: str) -> float:
+    """Both runs' noise of Forebay over the limit, in the case that a target's text ends with; 0 where there is no limit."""
+    cases = [row["case"] for row in before["rows"] if what.endswith(row["case"])]
+    case = max(cases, key=len, default="")
+    ours = next((row["contender"] for row in before["rows"] if row["case"] == case and is_ours(row["contender"])), None)
+    limit = limit_of(before, case)
+    if ours is None or limit is None:
+        return 0.0
+    return sum(noise(by_round(result, case, ours, limit)) or 0.0 for result in (before, after))
+
+
+def compare_targets(before: dict[str, Any], after: dict[str, Any]) -> list[Verdict]:
+    """Targets that were met and aren't: a change within the noise of Forebay over the limit is none."""
     found = []
     there = {target["what"]: target for target in after["targets"]}
     for target in before["targets"]:
@@ -116,6 +147,7 @@ def compare_targets(before: dict[str, Any], after: dict[str, Any], allowed: floa
         if now is None or now["reached"] is None:
             found.append(Verdict(before["workload"], figure, old, None, None, "met in OLD, not measured in NEW"))
         elif not now["met"]:
+            allowed = noise_over_limit(before, after, target["what"])
             change = abs(now["reached"] - old) / abs(old) if old else float("inf")
             text = "met in OLD, missed in NEW" + (", within the noise" if change <= allowed else "")
             found.append(
