@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Instant;
 
 use super::index::Change;
 use super::layout::{allocated_at, remove};
@@ -36,7 +37,7 @@ impl Disk {
             {
                 let mut state = self.shared.state.lock();
                 let removing = state.objects.get(id).is_some_and(|object| object.removing);
-                if state.ended || removing || !state.health.admits(std::time::Instant::now()) {
+                if state.ended || removing || !state.health.admits(Instant::now()) {
                     return Ok(false);
                 }
                 if state.ready && state.quota.try_reserve(need) {
@@ -65,7 +66,7 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 count(&self.counters.io_errors);
-                self.state.lock().health.failed(&error, std::time::Instant::now());
+                self.state.lock().health.failed(&error, Instant::now());
                 return None;
             }
         };
@@ -93,6 +94,7 @@ impl Shared {
         let path = self.layout.aux(kind, id);
         // One file at a time: the sums below are of files that nobody else moves.
         let _one = self.removal.lock();
+        let began = Instant::now();
         let folder = self.layout.aux_dir();
         let (old, old_folder) = (allocated_at(&path), allocated_at(&folder));
         let written = write_whole(&path, bytes);
@@ -113,7 +115,7 @@ impl Shared {
                 true
             }
             Err(error) => {
-                state.health.failed(&error, std::time::Instant::now());
+                state.health.write_failed(&error, began, Instant::now());
                 count(&self.counters.io_errors);
                 tracing::warn!(%error, path = %path.display(), "an aux file could not be written");
                 false

@@ -11,10 +11,12 @@ use crate::stats::DiskState;
 /// Failures in a row after which nothing is admitted any more.
 const DOWN_AFTER: u32 = 8;
 
-/// How long an error is remembered, and how long admission waits after the disk was full or down before it tries again.
+/// How long an error is remembered, and how long admission waits after the disk was full or down before it tries again. Where room was made
+/// this recently and the disk is full all the same, the rests are shorter.
 const REST: Duration = Duration::from_secs(30);
 
-/// The first rest after space could not be given back or the index took no entries; each further failure in a row doubles it, up to [`REST`].
+/// The first rest after space could not be given back, or came back late, or the index took no entries; each further failure in a row doubles
+/// it, up to [`REST`].
 const FIRST_REST: Duration = Duration::from_secs(1);
 
 /// What the block index is trusted with.
@@ -33,7 +35,10 @@ enum Trust {
 pub(super) struct Health {
     in_a_row: u32,
     last_error: Option<Instant>,
-    full_since: Option<Instant>,
+    full_until: Option<Instant>,
+    freed_at: Option<Instant>,
+    /// Times that the disk was still full since then.
+    full_again: u32,
     index: Trust,
     /// Removals in a row that gave nothing back.
     vain_removals: u32,
@@ -45,10 +50,29 @@ impl Health {
     pub(super) fn failed(&mut self, error: &io::Error, now: Instant) {
         self.last_error = Some(now);
         if is_full(error) {
-            self.full_since = Some(now);
+            self.is_full(now);
         } else {
             self.in_a_row = self.in_a_row.saturating_add(1);
         }
+    }
+
+    /// A write failed that began at some time before. That there was no room then says nothing of the room that was made since.
+    pub(super) fn write_failed(&mut self, error: &io::Error, began: Instant, now: Instant) {
+        let outdated = is_full(error) && self.freed_at.is_some_and(|freed| began < freed);
+        if !outdated {
+            self.failed(error, now);
+        }
+    }
+
+    fn is_full(&mut self, now: Instant) {
+        if self.is_resting(now) {
+            return;
+        }
+        // Some file systems have the room that was made only after their next commit.
+        let expected = self.freed_at.is_some_and(|freed| now.saturating_duration_since(freed) < REST);
+        let rest = if expected { rest_after(self.full_again) } else { REST };
+        self.full_until = Some(now + rest);
+        self.full_again = self.full_again.saturating_add(1);
     }
 
     /// An operation worked.
@@ -70,7 +94,7 @@ impl Health {
         if back {
             self.index = Trust::Works;
             // Where it was full, it has room again.
-            self.full_since = None;
+            self.full_until = None;
         }
         back
     }
@@ -93,8 +117,8 @@ impl Health {
     }
 
     /// Space was given back: a full disk may have room again.
-    pub(super) fn removal_worked(&mut self) {
-        self.full_since = None;
+    pub(super) fn removal_worked(&mut self, now: Instant) {
+        (self.full_until, self.freed_at, self.full_again) = (None, Some(now), 0);
         (self.vain_removals, self.no_removal_before) = (0, None);
     }
 
@@ -112,7 +136,7 @@ impl Health {
         let recent = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < REST);
         if !self.index_works() || (self.in_a_row >= DOWN_AFTER && recent(self.last_error)) {
             DiskState::Down
-        } else if recent(self.last_error) || recent(self.full_since) {
+        } else if recent(self.last_error) || self.is_resting(now) {
             DiskState::Degraded
         } else {
             DiskState::Healthy
@@ -121,8 +145,12 @@ impl Health {
 
     /// True where new blocks may be written.
     pub(super) fn admits(&self, now: Instant) -> bool {
-        let full = self.full_since.is_some_and(|at| now.duration_since(at) < REST);
-        !full && self.state(now) != DiskState::Down
+        !self.is_resting(now) && self.state(now) != DiskState::Down
+    }
+
+    /// True where the disk was full a short while ago.
+    fn is_resting(&self, now: Instant) -> bool {
+        self.full_until.is_some_and(|until| now < until)
     }
 }
 
@@ -146,8 +174,39 @@ mod tests {
         health.failed(&io::Error::from_raw_os_error(libc::ENOSPC), now);
         assert!(!health.admits(now) && health.state(now) == DiskState::Degraded);
         assert!(health.admits(now + REST));
-        health.removal_worked();
+        health.removal_worked(now);
         assert!(health.admits(now));
+    }
+
+    #[test]
+    fn a_write_that_began_before_space_was_freed_does_not_say_that_the_disk_is_full() {
+        let (mut health, began) = (Health::default(), Instant::now());
+        let (freed, later) = (began + Duration::from_millis(1), began + Duration::from_millis(2));
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        health.removal_worked(freed);
+        health.write_failed(&full, began, later);
+        assert!(health.admits(later) && health.state(later) == DiskState::Healthy);
+        health.write_failed(&io::Error::from_raw_os_error(libc::EIO), began, later);
+        assert_eq!(health.state(later), DiskState::Degraded, "an error of another kind counts");
+        health.write_failed(&full, later, later);
+        assert!(!health.admits(later));
+    }
+
+    #[test]
+    fn a_disk_that_is_full_after_space_was_freed_is_tried_again_soon() {
+        let (mut health, mut now) = (Health::default(), Instant::now());
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        health.removal_worked(now);
+        for rest in [1, 2, 4, 8] {
+            for _ in 0..8 {
+                health.write_failed(&full, now, now);
+            }
+            now += Duration::from_secs(rest);
+            assert!(!health.admits(now - Duration::from_millis(1)) && health.admits(now), "{rest} s");
+        }
+        now += REST;
+        health.write_failed(&full, now, now);
+        assert!(!health.admits(now + Duration::from_secs(29)) && health.admits(now + REST));
     }
 
     #[test]
@@ -159,7 +218,7 @@ mod tests {
             now += Duration::from_secs(rest);
             assert!(!health.removes(now - Duration::from_millis(1)) && health.removals_fail());
         }
-        health.removal_worked();
+        health.removal_worked(now);
         assert!(health.removes(now) && !health.removals_fail());
         health.index_refused(&io::Error::from_raw_os_error(libc::EIO), now);
         assert!(!health.removes(now + REST));

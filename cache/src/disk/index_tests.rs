@@ -139,8 +139,7 @@ fn a_commit_that_the_disk_refuses_anywhere_loses_nothing_and_is_made_later() {
             let disk = of_opener.clone();
             open_over(&file, 1 << 20, move |file, _| Ok(Faulty { file: FileBackend::new(file)?, disk }))
         };
-        let index =
-            Index { path: path.clone(), opener: Box::new(opener), slot: RwLock::new(Slot::Refused) };
+        let index = Index { path: path.clone(), opener: Box::new(opener), slot: RwLock::new(Slot::Refused) };
         let (old, new) = (object("1"), object("2"));
         index.apply(&[put(&old, 1), put(&old, 2)]).unwrap();
         let before = path.metadata().unwrap().len();

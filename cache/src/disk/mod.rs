@@ -340,10 +340,11 @@ fn keep_room(state: &Mutex<State>, index: &Index) {
     if !fits {
         return;
     }
+    let began = Instant::now();
     match index.reserve() {
         Err(error) if is_full(&error) => {
             // What is left of the disk is the index's.
-            state.lock().health.failed(&error, Instant::now());
+            state.lock().health.write_failed(&error, began, Instant::now());
         }
         // Room is set aside for a disk that fills up later. One that is sick shows it in the next commit, which is counted.
         Err(error) => tracing::debug!(%error, "the block index could not reserve room for its growth"),
@@ -370,7 +371,7 @@ fn open_index(
         let objects = index.objects()?;
         Ok((index, objects))
     };
-    match if marker.exists() { Err(io::ErrorKind::InvalidData.into()) } else { opened() } {
+    match if marker.exists() { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { opened() } {
         Err(error) if error.raw_os_error().is_none() => remake(&error.to_string()).and_then(|()| opened()),
         other => other,
     }

@@ -100,7 +100,7 @@ impl Shared {
         let mut state = self.state.lock();
         let now = Instant::now();
         if chosen && worked {
-            state.health.removal_worked();
+            state.health.removal_worked(now);
         }
         if let Some(error) = failure {
             count(&self.counters.io_errors);

@@ -22,12 +22,17 @@ use crate::stats::count;
 
 /// Whether a block may be written.
 enum Admission {
-    /// So many bytes are set aside.
-    Reserved(u64),
+    Reserved(Reservation),
     /// It is here already, or being written by somebody else.
     There,
     /// It will not be kept.
     Declined,
+}
+
+/// Bytes of the quota set aside for a write.
+struct Reservation {
+    bytes: u64,
+    at: Instant,
 }
 
 impl Disk {
@@ -43,7 +48,7 @@ impl Disk {
         let shared = &self.shared;
         let block = BlockId { object: object.id, index };
         let reserved = match shared.admit(object, block, bytes.len() as u64).await? {
-            Admission::Reserved(bytes) => bytes,
+            Admission::Reserved(reserved) => reserved,
             Admission::There => return Ok(true),
             Admission::Declined => {
                 count(&shared.counters.declined_blocks);
@@ -90,7 +95,7 @@ impl Shared {
                     self.enter_writing(&mut state, object, block);
                     drop(state);
                     self.work.notify_all();
-                    return Ok(Admission::Reserved(need));
+                    return Ok(Admission::Reserved(Reservation { bytes: need, at: Instant::now() }));
                 }
                 if state.ready && state.stuck() {
                     return Ok(Admission::Declined);
@@ -175,7 +180,7 @@ impl Shared {
         object: &Arc<ObjectMeta>,
         block: BlockId,
         page: &Arc<CrcPage>,
-        reserved: u64,
+        reserved: Reservation,
         written: io::Result<()>,
     ) -> bool {
         let page_crc = page.crc();
@@ -188,7 +193,7 @@ impl Shared {
             count(&self.counters.stored_blocks);
         }
         let mut state = self.state.lock();
-        state.quota.release(reserved);
+        state.quota.release(reserved.bytes);
         self.measure(&mut state, &object.id);
         if let Some(entry) = state.block(block) {
             entry.page_crc = page_crc;
@@ -201,7 +206,7 @@ impl Shared {
             }
             Err(error) => {
                 state.doom(block);
-                state.health.failed(error, Instant::now());
+                state.health.write_failed(error, reserved.at, Instant::now());
                 if !is_full(error) {
                     count(&self.counters.io_errors);
                 }
