@@ -17,6 +17,9 @@ export PYO3_NO_PYTHON := 1
 # Nothing here may look for credentials at a cloud's metadata address.
 export AWS_EC2_METADATA_DISABLED := true
 export PYTHONPATH := python
+# Emulators, where somebody has installed them: see CONTRIBUTING.md.
+export FOREBAY_TEST_AZURITE ?= $(wildcard $(CACHE)/servers/node_modules/.bin/azurite-blob)
+export FOREBAY_TEST_GCS ?= $(wildcard $(CACHE)/servers/fake-gcs-server)
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 environment = $(CACHE)/$(1)-$(VERSION)-$(shell cat $(2) 2>/dev/null | sha256sum | cut -c1-12)

@@ -69,9 +69,10 @@ class SeaweedFS:
             try:
                 if self.checks_credentials:
                     self._request("GET", "/")
-                    return
-                self.make_bucket("ready")
-                self.put("ready", "ready", b"yes")
+                    self.put_behind("ready", "ready", b"yes")
+                else:
+                    self.make_bucket("ready")
+                    self.put("ready", "ready", b"yes")
                 return
             except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() > deadline:
@@ -86,17 +87,17 @@ class SeaweedFS:
 
     def put(self, bucket: str, key: str, data: bytes | Path) -> None:
         """Stores an object."""
-        body = data.read_bytes() if isinstance(data, Path) else data
-        status, answer = self._request("PUT", f"/{bucket}/{urllib.parse.quote(key)}", body)
-        if status != 200:
-            raise OSError(f"put {bucket}/{key}: {status} {answer[:200]!r}")
+        self._put(f"/{bucket}/{key}", data, 200, self._port)
 
     def put_behind(self, bucket: str, key: str, data: bytes | Path) -> None:
         """Stores an object where no credentials are asked for: through the filer, which has buckets as folders."""
+        self._put(f"/buckets/{bucket}/{key}", data, 201, self._filer)
+
+    def _put(self, path: str, data: bytes | Path, expected: int, port: int) -> None:
         body = data.read_bytes() if isinstance(data, Path) else data
-        status, answer = self._request("PUT", f"/buckets/{bucket}/{urllib.parse.quote(key)}", body, self._filer)
-        if status != 201:
-            raise OSError(f"put {bucket}/{key}: {status} {answer[:200]!r}")
+        status, answer = self._request("PUT", urllib.parse.quote(path), body, port)
+        if status != expected:
+            raise OSError(f"put {path}: {status} {answer[:200]!r}")
 
     def _request(self, method: str, path: str, body: bytes | None = None, port: int | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port or self._port, timeout=60)
@@ -166,34 +167,30 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        self._serve(body=True)
+        self.home.requests.append((self.command, self.path, self.headers.get("range")))
+        if not (self.home.answer and self.home.answer(self)):
+            self.wfile.write(self.begin())
 
-    def do_HEAD(self) -> None:
-        self._serve(body=False)
+    do_HEAD = do_GET
 
-    def _serve(self, body: bool) -> None:
-        wanted = self.headers.get("range")
-        self.home.requests.append((self.command, self.path, wanted))
-        if self.home.answer and self.home.answer(self):
-            return
+    def begin(self) -> bytes:
+        """Sends the head of the answer, and gives the body that belongs behind it."""
         path = self.folder / urllib.parse.unquote(self.path.lstrip("/"))
         if not path.is_file():
-            self.plain(404)
-            return
+            return self.plain(404)
         stat = path.stat()
         etag = etag_of(path)
         if self.headers.get("if-match", etag) not in (etag, "*"):
-            self.plain(412)
-            return
+            return self.plain(412)
         first, last, status = 0, stat.st_size - 1, 200
+        wanted = self.headers.get("range")
         if wanted:
             start, _, end = wanted.removeprefix("bytes=").partition("-")
             first = int(start) if start else max(0, stat.st_size - int(end))
             last = min(int(end), last) if start and end else last
             status = 206
             if first > last:
-                self.plain(416)
-                return
+                return self.plain(416)
         self.send_response(status)
         self.send_header("content-length", str(last - first + 1))
         self.send_header("accept-ranges", "bytes")
@@ -202,16 +199,18 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
         if status == 206:
             self.send_header("content-range", f"bytes {first}-{last}/{stat.st_size}")
         self.end_headers()
-        if body:
-            with path.open("rb") as file:
-                file.seek(first)
-                self.wfile.write(file.read(last - first + 1))
+        if self.command == "HEAD":
+            return b""
+        with path.open("rb") as file:
+            file.seek(first)
+            return file.read(last - first + 1)
 
-    def plain(self, status: int) -> None:
-        """A short answer."""
+    def plain(self, status: int) -> bytes:
+        """An answer without a body."""
         self.send_response(status)
         self.send_header("content-length", "0")
         self.end_headers()
+        return b""
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Quiet: the tests read `requests`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from forebay._sizes import show as size
 
@@ -55,13 +56,27 @@ class _Notebook(_Nowhere):
             self._handle.update(progress)
 
 
+# The line is one: the bar that draws on it first has it until its end, and others that run meanwhile draw nothing.
+_line = threading.Lock()
+
+
 class _Line(_Nowhere):
+    def __init__(self) -> None:
+        self._mine = False
+
     def draw(self, progress: Progress) -> None:
-        sys.stderr.write(f"\r{progress!r}")
-        sys.stderr.flush()
+        self._mine = self._mine or _line.acquire(blocking=False)
+        if self._mine:
+            sys.stderr.write(f"\r{progress!r}")
+            sys.stderr.flush()
 
     def end(self) -> None:
-        sys.stderr.write("\n")
+        if self._mine:
+            sys.stderr.write("\n")
+
+    def __del__(self) -> None:
+        if self._mine:
+            _line.release()
 
 
 def _where() -> _Nowhere:
@@ -74,30 +89,30 @@ def _where() -> _Nowhere:
     return _Line()
 
 
-_drawn: tuple[_Nowhere, Progress] | None = None
+class Bar:
+    """The bar of one pass. Whatever is wrong with the front end ends the bar, not the call that it is drawn for."""
 
+    def __init__(self) -> None:
+        self._where: _Nowhere | None = None
+        self._last: Progress | None = None
 
-def show(what: str, done: int, total: int) -> None:
-    """Draws a bar, or draws it on. Whatever is wrong with the front end ends the bar, not the call that it is drawn for."""
-    global _drawn
-    progress = Progress(what, done, total)
-    try:
-        where = _drawn[0] if _drawn else _where()
-        where.draw(progress)
-    except Exception:
-        where = _Nowhere()
-    _drawn = where, progress
+    def show(self, what: str, done: int, total: int) -> None:
+        """Draws it, or draws it on."""
+        self._last = Progress(what, done, total)
+        try:
+            self._where = self._where or _where()
+            self._where.draw(self._last)
+        except Exception:
+            self._where = _Nowhere()
 
-
-def end(whole: bool) -> None:
-    """The pass is over; `whole` where it came to its end."""
-    global _drawn
-    if not _drawn:
-        return
-    (where, last), _drawn = _drawn, None
-    try:
-        if whole:
-            where.draw(Progress(last.what, last.total, last.total))
-        where.end()
-    except Exception:
-        pass  # as in `show`
+    def end(self, whole: bool) -> None:
+        """The pass is over; `whole` where it came to its end."""
+        where, self._where, last = self._where, None, self._last
+        if not where or not last:
+            return
+        try:
+            if whole:
+                where.draw(Progress(last.what, last.total, last.total))
+            where.end()
+        except Exception:
+            pass  # as in `show`

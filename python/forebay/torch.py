@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from forebay import _forebay
+from forebay._errors import StateError
 from forebay._fields import Image
 from forebay._forebay import Array
 from forebay._loader import DataLoader as _DataLoader
+from forebay._loader import _say_notices
 
 __all__ = ["DataLoader"]
 
@@ -22,8 +24,8 @@ class DataLoader(_DataLoader):
 
     Where torch.distributed is initialised it also tells rank and world size, unless arguments or the environment do, and
     the first `iter()` after the start or after a state was loaded compares order, position and batch size among the ranks of
-    `process_group` (default: all), on all nodes: every rank of it must iterate. A difference, such as another seed or a
-    missing shard, is a `StateError` on every rank.
+    `process_group` (default: all), on all nodes: every rank of it must iterate. A difference, such as another seed, is a
+    `StateError` on every rank. So is what keeps one of them from starting, such as a missing shard, on the others.
     """
 
     def __init__(self, urls: Any, *, process_group: Any = None, **arguments: Any) -> None:
@@ -43,9 +45,23 @@ class DataLoader(_DataLoader):
         self._compared = False
 
     def _compare_order(self) -> None:
-        terms: list[Any] = [None] * torch.distributed.get_world_size(self._group)
-        torch.distributed.all_gather_object(terms, self._core.terms(), group=self._group)
-        _forebay.check_ranks_agree(terms)
+        terms, failed = "", None
+        try:
+            terms = self._core.terms()
+        except Exception as error:
+            failed = error
+        finally:
+            _say_notices()
+        # A rank that can't start says so: the others would wait for its terms for ever.
+        said: list[Any] = [None] * torch.distributed.get_world_size(self._group)
+        why = failed and (str(failed) or type(failed).__name__)
+        torch.distributed.all_gather_object(said, (terms, why), group=self._group)
+        if failed:
+            raise failed
+        for rank, (_, why) in enumerate(said):
+            if why:
+                raise StateError(f"rank {rank} can't start: {why}")
+        _forebay.check_ranks_agree([theirs for theirs, _ in said])
 
     def _default_place(self) -> tuple[int, int] | None:
         return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else None

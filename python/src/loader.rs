@@ -16,6 +16,7 @@ use forebay_loader::stats::LoaderStats;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use serde::Serialize;
 
 use crate::error::{check, raise};
 use crate::fork::Owned;
@@ -200,18 +201,17 @@ impl Loader {
     /// What every rank must start with, as JSON: see `check_ranks_agree`.
     fn terms(&self, py: Python<'_>) -> PyResult<String> {
         let terms = self.call(py, Inner::terms)?;
-        serde_json::to_string(&terms)
-            .map_err(|error| raise(py, &Error::Panic { message: format!("terms as JSON: {error}") }))
+        check(py, to_json("terms", &terms))
     }
 
     /// What ran so far, as JSON; after `close`, what ran until then.
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         let state = check(py, self.state.get())?;
         let stats = py.detach(|| match &*state.lock() {
-            State::Open(inner) => serde_json::to_string(&inner.stats()),
-            State::Closed(stats) => serde_json::to_string(stats),
+            State::Open(inner) => to_json("stats", &inner.stats()),
+            State::Closed(stats) => to_json("stats", stats),
         });
-        stats.map_err(|error| raise(py, &Error::Panic { message: format!("stats as JSON: {error}") }))
+        check(py, stats)
     }
 
     /// Ends everything; batches that were handed out stay valid.
@@ -230,24 +230,28 @@ impl Loader {
     }
 }
 
-/// The bar of a pass, drawn by `forebay._progress` where that knows how.
+fn to_json(what: &str, value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::Panic { message: format!("{what} as JSON: {error}") })
+}
+
+/// The bar of one call's pass, drawn by `forebay._progress` where that knows how.
 #[derive(Default)]
 struct Bar {
-    drawn: bool,
+    drawn: Option<Py<PyAny>>,
 }
 
 impl Bar {
     fn draw(&mut self, py: Python<'_>, progress: Option<Progress>) -> PyResult<()> {
         let Some(Progress { what, done_bytes, total_bytes }) = progress else { return Ok(()) };
-        self.drawn = true;
-        py.import("forebay._progress")?.call_method1("show", (what, done_bytes, total_bytes)).map(drop)
+        let bar = match &self.drawn {
+            Some(bar) => bar,
+            None => self.drawn.insert(py.import("forebay._progress")?.call_method0("Bar")?.unbind()),
+        };
+        bar.call_method1(py, "show", (what, done_bytes, total_bytes)).map(drop)
     }
 
     fn end(&self, py: Python<'_>, whole: bool) -> PyResult<()> {
-        if !self.drawn {
-            return Ok(());
-        }
-        py.import("forebay._progress")?.call_method1("end", (whole,)).map(drop)
+        self.drawn.as_ref().map_or(Ok(()), |bar| bar.call_method1(py, "end", (whole,)).map(drop))
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 OPEN = """
 import gc, os, sys, threading, time
 import forebay
-def open_loader(urls, cache, **more):
+def open_loader(urls, cache, kind=forebay.DataLoader, **more):
     settings = dict(batch_size=8, fields={"label": forebay.Int("cls")}, cache_dir=cache, cache_limit="1GB",
                     host_memory_limit="256MB", num_threads=2)
-    return forebay.DataLoader(urls, **{**settings, **more})
+    return kind(urls, **{**settings, **more})
 def say(*words):
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(map(str, words)) + "\n") # at once: several threads may speak
+    sys.stdout.flush()
 def wait():
     return sys.stdin.readline().strip()
 cache, *urls = sys.argv[1:]
@@ -32,7 +34,13 @@ JOB_VARIABLES = (
     "MASTER_PORT",
     "TORCHELASTIC_RUN_ID",
     "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "PMIX_NAMESPACE",
+    "FOREBAY_JOB",
 )
+
+# What a process says last before it hangs is heard after so many seconds.
+PATIENCE = 120
 
 
 class Child:
@@ -51,9 +59,14 @@ class Child:
         return self.process.pid
 
     def hear(self) -> str:
-        """The next line that it says."""
+        """The next line that it says. One that says nothing for too long is killed, and the error shows what it said before."""
         assert self.process.stdout
-        line = self.process.stdout.readline()
+        patience = threading.Timer(PATIENCE, self.process.kill)
+        patience.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            patience.cancel()
         assert line, self.finish()
         return line.rstrip("\n")
 
@@ -68,7 +81,7 @@ class Child:
         self.process.kill()
         self.process.wait()
 
-    def finish(self, seconds: float = 120) -> tuple[int, str, str]:
+    def finish(self, seconds: float = PATIENCE) -> tuple[int, str, str]:
         """Its exit status, and what it said on standard output and error. Its input ends."""
         try:
             out, err = self.process.communicate(timeout=seconds)
