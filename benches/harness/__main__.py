@@ -138,9 +138,7 @@ def failed(result: dict[str, Any]) -> bool:
     """Whether a workload, Forebay in any round of it, or a figure that is promised could not be measured."""
     bounded = [entry for entry in result["targets"] if entry["least"] is not None or entry["most"] is not None]
     ours = [row for row in result.get("rows", []) if is_ours(row["contender"])]
-    return (
-        "failed" in result or any(row["errors"] for row in ours) or any(entry["met"] is None for entry in bounded)
-    )
+    return "failed" in result or any(row["errors"] for row in ours) or any(entry["met"] is None for entry in bounded)
 
 
 def check_room(work: Path, modules: list[ModuleType], full: bool) -> None:

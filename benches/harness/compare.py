@@ -74,7 +74,11 @@ def compare_ours(before: dict[str, Any], after: dict[str, Any]) -> list[Verdict]
         if not is_ours(row["contender"]) or not row["runs"]:
             continue
         now = rows.get((row["case"], row["contender"]))
-        why = "missing" if now is None else "; ".join(now["errors"]) or ("" if now["runs"] else now.get("left_out", "no runs"))
+        why = (
+            "missing"
+            if now is None
+            else "; ".join(now["errors"]) or ("" if now["runs"] else now.get("left_out", "no runs"))
+        )
         if why:
             figure = f"{row['case'] + ': ' if row['case'] else ''}{row['contender']}"
             found.append(Verdict(before["workload"], figure, None, None, None, f"failed in NEW: {why}", worse=True))

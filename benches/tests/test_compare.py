@@ -117,9 +117,9 @@ def test_forebay_failing_in_one_of_five_rounds_is_worse(check: Check) -> None:
 
 def test_forebay_failing_where_nothing_stands_beside_it_is_worse(check: Check) -> None:
     names = "forebay, large", "forebay, small"
-    alive = [synthetic.runs(name, [10.0]) for name in names]
+    first, second = (synthetic.runs(name, [10.0]) for name in names)
     dead = {"contender": names[1], "case": "", "round": 0, "error": "Failed: killed by signal 9"}
-    old, new = synthetic.workload("memory", sum(alive, [])), synthetic.workload("memory", [*alive[0], dead])
+    old, new = synthetic.workload("memory", [*first, *second]), synthetic.workload("memory", [*first, dead])
     status, said = check([old], [new])
     assert status == 1
     assert "| memory | forebay, small |" in said
