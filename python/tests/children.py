@@ -18,7 +18,7 @@ def open_loader(urls, cache, kind=forebay.DataLoader, **more):
                     host_memory_limit="256MB", num_threads=2)
     return kind(urls, **{**settings, **more})
 def say(*words):
-    sys.stdout.write(" ".join(map(str, words)) + "\n") # at once: several threads may speak
+    sys.stdout.write(" ".join(map(str, words)) + "\\n") # at once: several threads may speak
     sys.stdout.flush()
 def wait():
     return sys.stdin.readline().strip()
