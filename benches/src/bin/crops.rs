@@ -47,10 +47,14 @@ fn main() -> Result<()> {
     for shard in &args.shards {
         images.extend(photos::jpegs(shard)?);
     }
+    // Each thread's share of two batches, and its decoder: kept from pass to pass, as in a pipeline.
+    let slots = (2 * args.batch).div_ceil(args.threads) * IMAGE_BYTES;
+    let mut workers: Vec<_> =
+        (0..args.threads).map(|_| (Decoder::new(Limits::default()), vec![0; slots])).collect();
     let (mut cpu, mut seconds) = (0.0, 0.0);
     for epoch in 0..args.epochs {
         let (before, start) = (cpu_seconds()?, Instant::now());
-        pass(&args, &images, EpochRng::new(args.seed, epoch))?;
+        pass(&args, &images, &mut workers, EpochRng::new(args.seed, epoch))?;
         if epoch > 0 {
             seconds += start.elapsed().as_secs_f64();
             cpu += cpu_seconds()? - before;
@@ -70,14 +74,11 @@ fn main() -> Result<()> {
 }
 
 /// Decodes every image once; threads take them one by one.
-fn pass(args: &Args, images: &[Vec<u8>], random: EpochRng) -> Result<()> {
+fn pass(args: &Args, images: &[Vec<u8>], workers: &mut [(Decoder, Vec<u8>)], random: EpochRng) -> Result<()> {
     let transforms = photos::training();
     let mode = if args.fast { DecodeMode::Fast } else { DecodeMode::Exact };
     let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        let mut decoder = Decoder::new(Limits::default());
-        // This thread's share of two batches.
-        let mut slots = vec![0u8; (2 * args.batch).div_ceil(args.threads) * IMAGE_BYTES];
+    let work = |(decoder, slots): &mut (Decoder, Vec<u8>)| -> Result<()> {
         for turn in 0.. {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(bytes) = images.get(number) else { return Ok(()) };
@@ -90,8 +91,9 @@ fn pass(args: &Args, images: &[Vec<u8>], random: EpochRng) -> Result<()> {
         }
         Ok(())
     };
+    let work = &work;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(move || work(worker))).collect();
         let ended =
             threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
         ended.collect::<Result<Vec<()>>>().map(drop)

@@ -82,6 +82,7 @@ unsafe extern "C" {
         out: *mut u8,
         stride: usize,
     ) -> c_int;
+    pub(super) fn forebay_jpeg_coefficients(jpeg: *mut Handle) -> c_int;
     pub(super) fn forebay_jpeg_abort(jpeg: *mut Handle);
     pub(super) fn forebay_jpeg_message(jpeg: *const Handle) -> *const c_char;
     pub(super) fn forebay_jpeg_offset(jpeg: *const Handle) -> usize;

@@ -8,6 +8,7 @@ const SEEN: u32 = 11;
 /// Of its code 16, and of its value.
 pub(super) const MOST_SYMBOL_BITS: u32 = 16 + MOST_VALUE_BITS as u32;
 pub(super) const SYMBOLS_PER_REFILL: u32 = REFILLED / MOST_SYMBOL_BITS;
+pub(super) const LOOKUPS_PER_REFILL: u32 = REFILLED / SEEN;
 
 /// What 8-bit samples need: 11 for a difference of means, 10 for other coefficients.
 const MOST_VALUE_BITS: u8 = 11;
@@ -165,6 +166,7 @@ impl Table {
 
     /// The next symbol and its value, however long. None: no code starts like `ready`.
     #[cold]
+    #[inline(never)]
     pub(super) fn longer(&self, ready: u64) -> Option<Seen> {
         self.value(ready).map(|(symbol, value)| Seen::new(symbol, value))
     }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod alone;
 mod bits;
 mod ffi;
 mod huffman;
@@ -72,7 +73,6 @@ impl Decompressor {
     }
 
     /// One that leaves all coefficients to libjpeg-turbo.
-    #[cfg(test)]
     fn plain() -> Option<Self> {
         Self::with(|_| std::ptr::null_mut())
     }
@@ -218,19 +218,7 @@ impl Open<'_> {
         limits.check_bytes("JPEG", header.coefficient_bytes + pixels)?;
         let left = region.x.saturating_sub(MARGIN);
         let right = (region.x + region.width + MARGIN).min(scaled.width);
-        let mut window = ffi::Window {
-            denominator,
-            cmyk: u32::from(header.cmyk),
-            max_scans: MAX_SCANS,
-            max_memory: limits.max_decode_bytes.saturating_add(OWN_BYTES + 64 * u64::from(header.size.width)),
-            x: left,
-            width: right - left,
-            ..ffi::Window::default()
-        };
-        // SAFETY: a header was read and the bytes still live.
-        if unsafe { ffi::forebay_jpeg_start(self.handle(), &mut window) } != 0 {
-            return Err(self.error());
-        }
+        let window = self.start(denominator, left, right - left, limits)?;
         assert_eq!((window.scaled_width, window.scaled_height), (scaled.width, scaled.height));
         let held = Rect { x: window.x, y: region.y, width: window.width, height: region.height };
         let channels: usize = if header.cmyk { 4 } else { 3 };
@@ -248,6 +236,41 @@ impl Open<'_> {
             cmyk_to_rgb(&mut out[..stride * held.height as usize]);
         }
         Ok(held)
+    }
+
+    /// Begins the scan, for these columns of the image at 1/`denominator`; gives those that rows will have.
+    fn start(
+        &self,
+        denominator: u32,
+        x: u32,
+        width: u32,
+        limits: &Limits,
+    ) -> Result<ffi::Window, DecodeError> {
+        let header = self.header();
+        let mut window = ffi::Window {
+            denominator,
+            cmyk: u32::from(header.cmyk),
+            max_scans: MAX_SCANS,
+            max_memory: limits.max_decode_bytes.saturating_add(OWN_BYTES + 64 * u64::from(header.size.width)),
+            x,
+            width,
+            ..ffi::Window::default()
+        };
+        // SAFETY: a header was read and the bytes still live.
+        match unsafe { ffi::forebay_jpeg_start(self.handle(), &mut window) } {
+            0 => Ok(window),
+            _ => Err(self.error()),
+        }
+    }
+
+    /// Decodes all coefficients, which go nowhere.
+    fn coefficients(self, limits: &Limits) -> Result<(), DecodeError> {
+        self.start(1, 0, self.header().size.width, limits)?;
+        // SAFETY: the scan was begun and the bytes still live.
+        match unsafe { ffi::forebay_jpeg_coefficients(self.handle()) } {
+            0 => Ok(()),
+            _ => Err(self.error()),
+        }
     }
 }
 

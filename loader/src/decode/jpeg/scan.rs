@@ -8,7 +8,7 @@
 use std::ptr::NonNull;
 
 use super::bits::{Bits, Coded, MOST_READ, Place};
-use super::huffman::{Declared, MOST_SYMBOL_BITS, SYMBOLS_PER_REFILL, Table, index};
+use super::huffman::{Declared, LOOKUPS_PER_REFILL, MOST_SYMBOL_BITS, SYMBOLS_PER_REFILL, Table, index};
 
 /// Most blocks that a unit may have (T.81, B.2.3).
 const MOST_BLOCKS: usize = 10;
@@ -273,12 +273,16 @@ fn details<'a>(mut bits: Bits<'a>, table: &Table, block: &mut Block) -> Result<B
     let mut at = 1;
     loop {
         bits.refill();
-        for _ in 0..SYMBOLS_PER_REFILL {
+        for _ in 0..LOOKUPS_PER_REFILL {
             let mut next = seen[index(bits.ready())];
-            if next.bits() == 0 {
+            if next.bits() > 0 {
+                bits.consume(next.bits());
+            } else {
+                bits.refill();
                 next = table.longer(bits.ready()).ok_or(Fault::BadCode)?;
+                bits.consume(next.bits());
+                bits.refill();
             }
-            bits.consume(next.bits());
             at += next.run();
             block[usize::from(NATURAL[at & 0xFF] & 63)] = next.value();
             at += 1;

@@ -255,3 +255,24 @@ int forebay_jpeg_rows(forebay_jpeg *jpeg, uint32_t skip, uint32_t rows, uint8_t 
   }
   return 0;
 }
+
+static void read_units(struct jpeg_decompress_struct *cinfo) {
+  JBLOCK blocks[D_MAX_BLOCKS_IN_MCU];
+  JBLOCKROW rows[D_MAX_BLOCKS_IN_MCU];
+  uint64_t units = (uint64_t)cinfo->MCUs_per_row * cinfo->MCU_rows_in_scan;
+  for (int i = 0; i < D_MAX_BLOCKS_IN_MCU; i++) rows[i] = &blocks[i];
+  for (; units > 0; units--) {
+    memset(blocks, 0, sizeof(JBLOCK) * (size_t)cinfo->blocks_in_MCU);
+    if (!cinfo->entropy->decode_mcu(cinfo, rows)) ERREXIT(cinfo, JERR_CANT_SUSPEND);
+  }
+}
+
+int forebay_jpeg_coefficients(forebay_jpeg *jpeg) {
+  if (setjmp(jpeg->jump)) return 1;
+  if (jpeg_has_multiple_scans(&jpeg->cinfo) || jpeg->cinfo.progressive_mode) {
+    snprintf(jpeg->message, sizeof jpeg->message, "coefficients alone: not one baseline scan");
+    return 1;
+  }
+  read_units(&jpeg->cinfo);
+  return 0;
+}

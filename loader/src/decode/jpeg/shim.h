@@ -71,6 +71,8 @@ int forebay_jpeg_read_header(forebay_jpeg *jpeg, const uint8_t *data, size_t len
 int forebay_jpeg_start(forebay_jpeg *jpeg, forebay_jpeg_window *window);
 /* Skips `skip` rows, then writes `rows` rows, `stride` bytes apart. */
 int forebay_jpeg_rows(forebay_jpeg *jpeg, uint32_t skip, uint32_t rows, uint8_t *out, size_t stride);
+/* Instead of rows, for measuring: the coefficients of the whole scan, which go nowhere. Baseline files of one scan only. */
+int forebay_jpeg_coefficients(forebay_jpeg *jpeg);
 /* Forgets the image; frees what was allocated for it. */
 void forebay_jpeg_abort(forebay_jpeg *jpeg);
 

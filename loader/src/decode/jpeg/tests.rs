@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::alone::{Alone, Huffman};
 use super::*;
 use crate::decode::testing::{Encoded, Subsampling, jpeg, photo};
 
@@ -179,4 +180,26 @@ fn a_file_of_endless_scans_is_refused() {
     let size = open.scaled(1);
     let error = open.decode(Rect::all(size), 1, &Limits::default(), &mut Vec::new()).unwrap_err();
     assert!(error.what.contains("more than 100 scans"), "{error}");
+}
+
+#[test]
+fn steps_alone_read_what_the_decoder_reads() {
+    let image = photo(150, 90);
+    let whole = jpeg(&image, &Encoded { restarts: true, ..Encoded::default() });
+    let mut cut = whole.clone();
+    let middle = cut.len() * 3 / 4;
+    cut[middle..middle + 2].copy_from_slice(&[0xFF, 0xD9]);
+    for huffman in [Huffman::Forebay, Huffman::LibjpegTurbo] {
+        let mut alone = Alone::new(huffman, Limits::default()).unwrap();
+        alone.coefficients(&whole).unwrap();
+        assert!(alone.coefficients(&cut).is_err(), "{huffman:?}: all of the scan is read");
+        alone.pixels(&whole, None).unwrap();
+        alone.pixels(&whole, Some(Rect { x: 5, y: 6, width: 70, height: 80 })).unwrap();
+        assert!(alone.pixels(&cut, None).is_err(), "{huffman:?}");
+        let outside = Rect { x: 100, y: 0, width: 51, height: 10 };
+        assert!(alone.pixels(&whole, Some(outside)).unwrap_err().what.contains("not inside"));
+        let progressive = jpeg(&image, &Encoded { progressive: true, ..Encoded::default() });
+        assert!(alone.coefficients(&progressive).unwrap_err().what.contains("not one baseline scan"));
+        alone.coefficients(&whole).unwrap();
+    }
 }
