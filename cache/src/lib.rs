@@ -4,9 +4,9 @@
 //! under the identity of the object's version ([`object`]), and handed out as a [`memory::Lease`]: as long as it is held, those bytes
 //! stay where they are. [`Cache`] is all of it, shared with the other processes on the same folder ([`share`]).
 
+pub mod crc;
 pub mod disk;
 pub mod error;
-pub mod granule;
 pub mod io;
 pub mod memory;
 pub mod object;

@@ -13,8 +13,9 @@ use forebay_bench::fio::Job;
 use forebay_bench::folder::{data_files, fill, objects, open};
 use forebay_bench::process::{cpu_seconds, disk_bytes, peak_rss_bytes};
 use forebay_bench::reading::{Places, Reading, Sizes, region};
-use forebay_cache::granule::granule_crcs;
+use forebay_cache::disk::CrcPage;
 use forebay_cache::memory::Region;
+use forebay_cache::object::BLOCK_BYTES;
 use forebay_cache::{ByteRange, Cache, ObjectMeta};
 use futures::StreamExt;
 use futures::executor::block_on;
@@ -115,7 +116,7 @@ fn checksum_gb_per_s() -> f64 {
     let start = Instant::now();
     const TURNS: usize = 8;
     for _ in 0..TURNS {
-        black_box(granule_crcs(black_box(&bytes)));
+        bytes.chunks(BLOCK_BYTES as usize).for_each(|block| drop(black_box(CrcPage::of(black_box(block)))));
     }
     (TURNS * bytes.len()) as f64 / 1e9 / start.elapsed().as_secs_f64()
 }

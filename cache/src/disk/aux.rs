@@ -8,6 +8,7 @@ use super::index::Change;
 use super::layout::{allocated_at, remove};
 use super::state::Object;
 use super::{Disk, Shared};
+use crate::crc::crc32c;
 use crate::error::{Error, Result};
 use crate::object::ObjectId;
 use crate::stats::count;
@@ -73,7 +74,7 @@ impl Shared {
         self.state.lock().touch(id);
         let whole = bytes.len() >= HEADER
             && bytes[..8] == *MAGIC
-            && bytes[8..HEADER] == crc32c::crc32c(&bytes[HEADER..]).to_le_bytes();
+            && bytes[8..HEADER] == crc32c(&bytes[HEADER..]).to_le_bytes();
         if whole {
             return Some(bytes.split_off(HEADER));
         }
@@ -136,7 +137,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let write = || {
         let mut file = std::fs::File::create(temporary)?;
         file.write_all(MAGIC)?;
-        file.write_all(&crc32c::crc32c(bytes).to_le_bytes())?;
+        file.write_all(&crc32c(bytes).to_le_bytes())?;
         file.write_all(bytes)?;
         std::fs::rename(temporary, path)
     };

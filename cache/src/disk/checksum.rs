@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::crc::{crc32c, crc32c_of};
 use crate::object::{GRANULE_BYTES, GRANULES_PER_BLOCK};
 
 /// Bytes of a page of checksums as it lies in the `.crc` file.
@@ -35,7 +36,7 @@ impl CrcPage {
 
     /// The page's own crc, as the block index and every grant hold it.
     pub fn crc(&self) -> u32 {
-        crc32c::crc32c(&*self.0)
+        crc32c(&*self.0)
     }
 
     /// The first granule from `first` on that doesn't match, as its number in the block; none where all is well. `bytes` are whole granules;
@@ -63,10 +64,9 @@ impl fmt::Debug for CrcPage {
 
 fn granule_crc(granule: &[u8]) -> u32 {
     const ZEROS: [u8; GRANULE_BYTES as usize] = [0; GRANULE_BYTES as usize];
-    let crc = crc32c::crc32c(granule);
     match GRANULE_BYTES as usize - granule.len() {
-        0 => crc,
-        missing => crc32c::crc32c_append(crc, &ZEROS[..missing]),
+        0 => crc32c(granule),
+        missing => crc32c_of(&[granule, &ZEROS[..missing]]),
     }
 }
 

@@ -14,6 +14,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::database::{Opened, guarded, open};
+use crate::crc::crc32c_of;
 use crate::object::{BlockId, Location, ObjectId, ObjectMeta, Version};
 
 pub(super) const BLOCKS: TableDefinition<&[u8; 20], u64> = TableDefinition::new("blocks 1");
@@ -91,7 +92,7 @@ fn block_key(block: BlockId) -> [u8; 20] {
 
 /// The page's crc, and a check over key and crc together.
 fn block_value(key: &[u8; 20], page_crc: u32) -> u64 {
-    let check = crc32c::crc32c_append(crc32c::crc32c(key), &page_crc.to_le_bytes());
+    let check = crc32c_of(&[key, &page_crc.to_le_bytes()]);
     u64::from(page_crc) | u64::from(check) << 32
 }
 

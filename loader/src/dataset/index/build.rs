@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use forebay_cache::crc::crc32c;
 use forebay_cache::{Lease, ObjectId};
 
 use super::{BLOCK_SAMPLES, HEADER_BYTES, MAGIC, ShardIndex, VERSION, checksum, corrupt, padded_end, varint};
@@ -135,7 +136,7 @@ impl ShardIndexBuilder {
         if !self.block.is_empty() {
             self.directory.extend_from_slice(&(self.blocks.len() as u64).to_le_bytes());
             self.directory.extend_from_slice(&self.base.to_le_bytes());
-            self.directory.extend_from_slice(&crc32c::crc32c(&self.block).to_le_bytes());
+            self.directory.extend_from_slice(&crc32c(&self.block).to_le_bytes());
             self.blocks.append(&mut self.block);
         }
         self.base = self.end;

@@ -29,6 +29,7 @@
 
 use std::ops::Range;
 
+use forebay_cache::crc::{crc32c, crc32c_of};
 use forebay_cache::{Lease, ObjectId};
 
 use super::Malformed;
@@ -181,7 +182,7 @@ impl ShardIndex {
         });
         let (start, base, crc, bytes) = found
             .ok_or_else(|| corrupt(self.directory.start, &format!("block {block} lies outside of it")))?;
-        if crc != crc32c::crc32c(bytes) {
+        if crc != crc32c(bytes) {
             return Err(corrupt(start, &format!("the checksum of block {block} is wrong")));
         }
         let count = (self.samples - block * BLOCK_SAMPLES).min(BLOCK_SAMPLES);
@@ -244,9 +245,7 @@ fn suffixes(table: &[u8]) -> Result<Vec<Suffix>, usize> {
 }
 
 fn checksum(front: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&front[..12]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &front[16..])
+    crc32c_of(&[&front[..12], &[0; 4], &front[16..]])
 }
 
 fn corrupt(offset: usize, what: &str) -> Malformed {

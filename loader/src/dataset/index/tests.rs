@@ -141,7 +141,7 @@ proptest! {
             let end = starts.get(n + 1).copied().unwrap_or(blocks.len());
             if let Some(block) = blocks.get(start..end) {
                 let at = directory.start + n * DIRECTORY_ENTRY_BYTES + 16;
-                bytes[at..at + 4].copy_from_slice(&crc32c::crc32c(block).to_le_bytes());
+                bytes[at..at + 4].copy_from_slice(&crc32c(block).to_le_bytes());
             }
         }
         let crc = checksum(&bytes);

@@ -1,0 +1,67 @@
+"""JPEG training against the number of decoding threads: Forebay, and the decoding alone."""
+
+from __future__ import annotations
+
+import json
+
+from ..measure import Answer, Contender, curve, execute, ratio, rows, take_turns, target
+from ..place import Place, warm
+from .jpeg_training import BATCH, LIMIT, OUTPUT, SAMPLES_PER_SHARD, checked
+
+TITLE = "JPEG training, warm NVMe, against the number of decoding threads"
+NEED_BYTES = 3 << 30
+
+
+def run(place: Place) -> Answer:
+    shards = place.photos(place.scaled(4, 2), SAMPLES_PER_SHARD)
+    warm(shards)
+    log = place.logs / "threads.log"
+    counts = sorted({1, place.threads, 2 * place.threads})
+    cases = {f"{count} thread{'s' if count > 1 else ''}": count for count in counts}
+    settings = {
+        "shards": [str(shard) for shard in shards],
+        "samples": SAMPLES_PER_SHARD * len(shards),
+        "batch_size": BATCH,
+        "seed": 0,
+        "epochs": 1,
+        "cache_dir": str(place.empty("threads-cache")),
+        "cache_limit": "20GB",
+        "host_memory_limit": "2GB",
+        "tier": "nvme",
+        "decode": "exact",
+    }
+    runs: list[Answer] = []
+    commands: dict[str, list[str]] = {}
+    # Brings the shards to NVMe: what a process finds there it reads from there.
+    filling = {**settings, "threads": place.threads, "tier": "memory"}
+    execute([*place.peer("forebay_jpeg"), json.dumps(filling)], log)
+    for case, count in cases.items():
+        ours = [*place.peer("forebay_jpeg"), json.dumps({**settings, "threads": count})]
+        alone = [place.program("crops"), f"--threads={count}", f"--batch={BATCH}", *map(str, shards)]
+        commands |= {f"forebay, {case}": ours, f"{LIMIT}, {case}": alone}
+        contenders = [
+            Contender("forebay", lambda _, command=ours: checked(execute(command, log)), ours),
+            Contender(LIMIT, lambda _, command=alone: checked(execute(command, log)), alone),
+        ]
+        runs += take_turns(contenders, min(place.rounds, 3), case)
+    place.remove("threads-cache")
+    table = rows(runs, "images/s")
+    return {
+        "unit": "images/s",
+        "conditions": (
+            f"{len(shards)} shards of {SAMPLES_PER_SHARD} photographs, batches {OUTPUT['shape']}; one epoch of warm-up, one "
+            f"measured; a process per run; the machine has {place.threads} processors for them. forebay has threads of its own "
+            "for reading and checksums beside those counted."
+        ),
+        "page_cache": "plays no part: forebay reads with O_DIRECT; the limit has the JPEGs in its memory.",
+        "settings": settings,
+        "commands": commands,
+        "runs": runs,
+        "rows": table,
+        "targets": [
+            target(f"images/s over crop decode + resize alone, {case}", found and found[0])
+            for case, found in ((case, ratio(table, "forebay", [LIMIT], case)) for case in cases)
+        ],
+        "limits": dict.fromkeys(cases, LIMIT),
+        "curves": [curve(table, cases, title="images/s against decoding threads", x="threads", y="images/s")],
+    }
