@@ -161,7 +161,7 @@ def warn(about: dict[str, Any]) -> None:
     if about["load"][0] > 0.5:
         say(f"the machine is not quiet (load {about['load'][0]:.1f}): figures will be lower, and vary more")
     if not shutil.which("fio"):
-        say("fio is not installed (apt-get install fio): what is measured against it will be shown as failed")
+        say("fio is not installed (apt-get install fio): its rows are left out")
     if not may_drop_caches():
         say("this user can't drop the page cache, which needs root: rows that are cold are left out")
 

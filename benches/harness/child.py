@@ -10,9 +10,12 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+# Reading what every worker takes costs more than a batch may.
+LOOK_SECONDS = 0.1
 
 
 class Meter:
@@ -24,21 +27,29 @@ class Meter:
         """Units of work: images, or gigabytes."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
+        self.born = clocks()
+        """The clocks when the program began, its imports done."""
+        self.first_batch_seconds: float | None = None
+        """From there to the first batch."""
         self.extra: dict[str, Any] = {}
         self.source: Any = None
         """Keeps the peer's pipeline until the process ends, as taking one down can hang, and is not measured."""
         self._counting = False
         self._outputs: set[tuple[tuple[int, ...], str]] = set()
         self._worker_peaks: dict[int, int] = {}
+        self._looked = 0.0
 
     @contextmanager
-    def measure(self) -> Iterator[None]:
+    def measure(self, since: tuple[float, float] | None = None) -> Iterator[None]:
+        """What happens inside counts; `since`: from these clocks on."""
         self._counting = True
-        cpu, start = cpu_seconds(), time.perf_counter()
+        cpu, start = since or clocks()
         yield
-        self.seconds += time.perf_counter() - start
+        end = time.perf_counter()
+        self.seconds += end - start
         self.cpu_seconds += cpu_seconds() - cpu
         self._counting = False
+        self._look_at_workers(end)
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
@@ -47,11 +58,23 @@ class Meter:
     def batch(self, shape: Any, dtype: str) -> None:
         """Notes a batch that was delivered."""
         shape = tuple(int(extent) for extent in shape)
+        now = time.perf_counter()
+        if self.first_batch_seconds is None:
+            self.first_batch_seconds = now - self.born[1]
         self._outputs.add((shape, dtype))
+        if now - self._looked >= LOOK_SECONDS:
+            self._look_at_workers(now)
+        self.count(shape[0])
+
+    def count(self, samples: float) -> None:
+        """Adds them, where they are to be counted."""
+        if self._counting:
+            self.samples += samples
+
+    def _look_at_workers(self, now: float) -> None:
+        self._looked = now
         for worker in workers(os.getpid()):
             self._worker_peaks[worker] = status("VmHWM", worker)
-        if self._counting:
-            self.samples += shape[0]
 
     def answer(self) -> dict[str, Any]:
         (output, *others) = sorted(self._outputs) or [((), "nothing")]
@@ -60,6 +83,8 @@ class Meter:
         answer = {"output": {"shape": list(output[0]), "dtype": output[1]}, **self.extra}
         if not self.seconds:  # Nothing was to be measured.
             return answer
+        if self.first_batch_seconds is not None:
+            answer["first_batch_seconds"] = self.first_batch_seconds
         return {
             "value": self.samples / self.seconds,
             "samples": self.samples,
@@ -71,18 +96,27 @@ class Meter:
 
 
 def epochs(settings: dict[str, Any], meter: Meter, batches: Callable[[], Iterable[tuple[Any, Any]]]) -> None:
-    """Takes an epoch's batches (arrays or tensors with their labels) to warm up, then the measured epochs'. With `check` in the
-    settings only the first batch, into a file of that name, for the harness to compare."""
+    """Takes an epoch's batches (arrays or tensors with their labels) to warm up, then the measured epochs'. With `cold` in the
+    settings, one epoch, measured from the program's beginning. With `check` only the first batch, into a file of that name, for
+    the harness to compare."""
     meter.source = batches
     if settings.get("check"):
         array, labels = next(iter(batches()))
         delivered(meter, array, labels)
         keep(settings["check"], array)
         return
-    for epoch in range(1 + settings["epochs"]):
-        with meter.warm_up() if epoch == 0 else meter.measure():
+    for phase in phases(settings, meter):
+        with phase:
             for array, labels in batches():
                 delivered(meter, array, labels)
+    meter.extra |= resident([os.getpid(), *workers(os.getpid())])
+
+
+def phases(settings: dict[str, Any], meter: Meter) -> list[AbstractContextManager[None]]:
+    """A context for each epoch: one that warms up and those that are measured, or, with `cold`, the first alone."""
+    if settings.get("cold"):
+        return [meter.measure(since=meter.born)]
+    return [meter.warm_up(), *(meter.measure() for _ in range(settings["epochs"]))]
 
 
 def delivered(meter: Meter, array: Any, labels: Any) -> None:
@@ -124,6 +158,11 @@ def members(shards: list[str], *suffixes: str) -> Iterator[tuple[bytes, ...]]:
                     sample = {}
 
 
+def clocks() -> tuple[float, float]:
+    """Processor seconds and the time."""
+    return cpu_seconds(), time.perf_counter()
+
+
 def cpu_seconds() -> float:
     """User and system time of this process and of its workers, those that have ended included."""
     ticks = 0
@@ -149,10 +188,10 @@ def workers(pid: int) -> list[int]:
     return found
 
 
-def status(name: str, pid: int | None = None) -> int:
+def status(name: str, pid: int | None = None, file: str = "status") -> int:
     """A size of a process (this one's, where none is named), as /proc/PID/status has it, in bytes; 0 where it has ended."""
     try:
-        lines = Path(f"/proc/{pid or os.getpid()}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid or os.getpid()}/{file}").read_text().splitlines()
     except OSError:
         return 0
     for line in lines:
@@ -160,7 +199,15 @@ def status(name: str, pid: int | None = None) -> int:
             return int(line.split()[1]) * 1024
     if pid:
         return 0
-    raise LookupError(f"/proc/self/status has no {name}")
+    raise LookupError(f"/proc/self/{file} has no {name}")
+
+
+def resident(processes: list[int]) -> dict[str, int]:
+    """What processes hold now: `pss_bytes`, where a page counts once however many share it, and `rss_bytes`, once for each."""
+    return {
+        f"{name.lower()}_bytes": sum(status(name.capitalize(), process, "smaps_rollup") for process in processes)
+        for name in ("pss", "rss")
+    }
 
 
 def main(run: Callable[[dict[str, Any], Meter], None]) -> None:
@@ -172,5 +219,8 @@ def main(run: Callable[[dict[str, Any], Meter], None]) -> None:
     # What a library's threads and workers do at exit is not part of the measurement.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers(os.getpid()):
-        os.kill(worker, signal.SIGTERM)
+        try:
+            os.kill(worker, signal.SIGTERM)
+        except ProcessLookupError:  # It ended just now.
+            pass
     os._exit(0)

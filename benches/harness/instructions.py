@@ -52,11 +52,9 @@ def each(program: Path, shard: Path, name: str, work: Path) -> int:
 def count(program: Path, shard: Path, name: str, times: int, work: Path) -> int:
     out = work / "instructions.out"
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={out}"]
-    subprocess.run(
-        [*command, program, "--shard", shard, name, str(times)],
-        check=True,
-        capture_output=True,
-    )
+    done = subprocess.run([*command, program, "--shard", shard, name, str(times)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"valgrind ended with {done.returncode} on {name}:\n{done.stderr.strip()}")
     [summary] = [line for line in out.read_text().splitlines() if line.startswith("summary:")]
     return int(summary.split()[1])
 

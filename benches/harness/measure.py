@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,25 +56,21 @@ class LeftOut(Exception):
     """Something that can't be measured here, and why; no failure of the contender's."""
 
 
-def execute(
-    command: list[str],
-    log: Path,
-    env: dict[str, str] | None = None,
-    json_lines: bool = False,
-    longest: float = LONGEST_SECONDS,
-) -> Any:
-    """Runs a process to its end. Gives the JSON object of its last line (or of every line), and, under `process`, its wall and
-    processor seconds and its peak RSS from start to end, as the kernel counts them. Processes that it has started end with it."""
-    with log.open("ab") as stderr:
-        stderr.write(f"\n$ {shlex.join(command)}\n".encode())
-        stderr.flush()
-        start = time.perf_counter()
+@contextmanager
+def running(
+    command: list[str], log: Path, env: dict[str, str] | None = None, stdout: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process in a session of its own, which ends with the block, and with it all that it has started. What it says on standard
+    error, and on standard output unless `stdout` says otherwise, goes into the log."""
+    with log.open("ab") as said:
+        said.write(f"\n$ {shlex.join(command)}\n".encode())
+        said.flush()
         Interrupts.starting = True
         try:
             process = subprocess.Popen(
                 command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
+                stdout=said if stdout is None else stdout,
+                stderr=said,
                 text=True,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
@@ -81,35 +78,52 @@ def execute(
         except BaseException:
             Interrupts.started()
             raise
+    try:
+        Interrupts.started()
+        yield process
+    finally:
+        kill_group(process.pid)
+        if process.returncode is None:
+            process.wait()
+
+
+def execute(
+    command: list[str],
+    log: Path,
+    env: dict[str, str] | None = None,
+    each: Callable[[Answer], None] | None = None,
+    longest: float = LONGEST_SECONDS,
+) -> Answer:
+    """Runs a process to its end. Gives the JSON object of its last line, and, under `process`, its wall and processor seconds and
+    its peak RSS from start to end, as the kernel counts them. `each` gets the object of every line, as it comes."""
+    answer: Answer = {}
+    start = time.perf_counter()
+    with running(command, log, env, subprocess.PIPE) as process:
         late = threading.Timer(longest, kill_group, [process.pid])
         try:
-            Interrupts.started()
             late.start()
             assert process.stdout
             with process.stdout:
-                lines = [line for line in process.stdout if line.startswith('{"') and line.endswith("}\n")]
+                for line in process.stdout:
+                    if line.startswith('{"') and line.endswith("}\n"):
+                        answer = json.loads(line)
+                        if each:
+                            each(answer)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        except BaseException:
-            kill_group(process.pid)
-            process.wait()
-            raise
         finally:
             late.cancel()
-        seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     if seconds >= longest:
         raise Failed(f"{Path(command[0]).name} was ended after {longest:.0f} s")
     if process.returncode:
         raise Failed(f"{Path(command[0]).name} ended with {process.returncode}: {last_lines(log)}")
-    answers = [json.loads(line) for line in lines]
     whole = {
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_bytes": usage.ru_maxrss * 1024,
     }
-    if json_lines:
-        return answers
-    return {**(answers[-1] if answers else {}), "process": whole}
+    return {**answer, "process": whole}
 
 
 def kill_group(pid: int) -> None:
@@ -135,6 +149,8 @@ class Contender:
     """One run, given its round; `value` is what it reached."""
     command: list[str] = field(default_factory=list)
     """As a reader may run it."""
+    rounds: int | None = None
+    """The most that it takes part in: fewer than the others where nothing is promised over it."""
 
 
 def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list[Answer]:
@@ -150,7 +166,7 @@ def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list
     for round_, contender in turns:
         if stopped.is_set():
             break
-        if contender.name in out:
+        if contender.name in out or (contender.rounds is not None and round_ >= contender.rounds):
             continue
         entry: Answer = {"contender": contender.name, "case": case, "round": round_}
         try:
@@ -169,6 +185,28 @@ def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list
             say(f"  {contender.name} failed and is left out: {error}")
         runs.append(entry)
     return runs
+
+
+def collect(command: list[str], log: Path, unit: str, case: Callable[[Answer], str]) -> list[Answer]:
+    """The runs of a program that has contenders take turns itself, and prints an object for each run; `case` tells a run's. An
+    interrupt ends it; the runs so far are given."""
+    runs: list[Answer] = []
+
+    def note(entry: Answer) -> None:
+        runs.append({**entry, "case": case(entry)})
+        named = " ".join(filter(None, [runs[-1]["case"], f"round {entry['round'] + 1}"]))
+        say(f"  {named}  {entry['contender']}: {entry['value']:.4g} {unit}")
+
+    try:
+        execute(command, log, each=note)
+    except KeyboardInterrupt:
+        stopped.set()
+    return runs
+
+
+def left_out(contender: str, cases: Iterable[str], why: str) -> list[Answer]:
+    """In place of the runs of a contender that can't be measured here."""
+    return [{"contender": contender, "case": case, "round": 0, "left_out": why} for case in cases]
 
 
 def rows(runs: list[Answer], unit: str, better: str = "more") -> list[Answer]:

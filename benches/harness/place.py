@@ -14,6 +14,8 @@ from pathlib import Path
 from .measure import LeftOut
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+# A multiple of the batches of 256: a peer that ends its epochs drops nothing, whichever way it shares shards out.
+SAMPLES_PER_SHARD = 512
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ class Place:
     full: bool = False
     """All cases, for `make bench-full`; otherwise those that a workload needs to make its point, in a few minutes."""
 
-    def scaled(self, full: int, small: int) -> int:
-        return small if self.small else full
+    def scaled(self, usual: int, small: int, full: int | None = None) -> int:
+        """By the scale of the run; `full` where that differs from the usual."""
+        return small if self.small else full if self.full and full is not None else usual
+
+    @property
+    def few(self) -> int:
+        """Rounds of a contender over which nothing is promised."""
+        return self.rounds if self.full else min(2, self.rounds)
 
     def empty(self, name: str) -> Path:
         """A folder of this name without anything in it."""
@@ -46,11 +54,11 @@ class Place:
     def remove(self, name: str) -> None:
         shutil.rmtree(self.work / name, ignore_errors=True)
 
-    def photos(self, shards: int, samples: int) -> list[Path]:
-        """The demo's shards of photographs, at least so many."""
+    def photos(self, shards: int) -> list[Path]:
+        """The demo's photographs in so many shards of SAMPLES_PER_SHARD."""
         from photos import cut
 
-        return cut(self.kept / f"photos-{samples}", shards, samples)
+        return cut(self.kept / f"photos-{SAMPLES_PER_SHARD}", shards, SAMPLES_PER_SHARD)
 
     def copies(self, name: str, shards: list[Path], least_bytes: int) -> list[Path]:
         """These shards under other names, over and over, until they come to so many bytes: other objects for a loader,
@@ -88,6 +96,10 @@ class Place:
         if not found:
             raise FileNotFoundError(f"{name} is not installed")
         return found
+
+    def lacks(self, name: str) -> str | None:
+        """Why what needs this program is left out; None where it is installed."""
+        return None if shutil.which(name) else f"{name} is not installed (apt-get install {name})"
 
     def peer(self, name: str) -> list[str]:
         """The command of a peer that is a Python program."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from . import flame, machine, report, results
 from .measure import Failed, execute, say
 from .place import Place, clear, free_bytes, locked
-from .workloads.jpeg_training import BATCH, SAMPLES_PER_SHARD
+from .workloads.jpeg_training import BATCH
 
 WORKLOAD = "jpeg_training"
 NEED_BYTES = 2 << 30
@@ -55,22 +55,19 @@ def main() -> int:
 
 
 def profile(place: Place) -> str:
-    shards = place.photos(8, SAMPLES_PER_SHARD)
+    shards = place.photos(8)
     settings = {
         "shards": [str(shard) for shard in shards],
         "batch_size": BATCH,
         "threads": place.threads,
-        "seed": 0,
         "epochs": EPOCHS,
         "cache_dir": str(place.empty("profile-cache")),
-        "cache_limit": "20GB",
         "host_memory_limit": "2GB",
-        "decode": "exact",
     }
     log = place.logs / "profile.log"
     peer = place.peer("forebay_jpeg")
     # As in the workload: a process of its own brings the shards to NVMe.
-    execute([*peer, json.dumps({**settings, "tier": "memory"})], log)
+    execute([*peer, json.dumps({**settings, "cold": True})], log)
     data = place.empty("profile") / "perf.data"
     command = [*peer, json.dumps({**settings, "tier": "nvme"})]
     # Release builds keep no frame pointers: stacks are unwound from what was on them.

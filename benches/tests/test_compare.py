@@ -9,6 +9,7 @@ import pytest
 import synthetic
 from harness import compare
 from harness.measure import target
+from harness.workloads import memory
 from synthetic import folder, reads
 
 Check = Any
@@ -116,13 +117,12 @@ def test_forebay_failing_in_one_of_five_rounds_is_worse(check: Check) -> None:
 
 
 def test_forebay_failing_where_nothing_stands_beside_it_is_worse(check: Check) -> None:
-    names = "forebay, large", "forebay, small"
-    first, second = (synthetic.runs(name, [10.0]) for name in names)
-    dead = {"contender": names[1], "case": "", "round": 0, "error": "Failed: killed by signal 9"}
+    first, second = (synthetic.runs(name, [10.0]) for name in (memory.LARGE, memory.SMALL))
+    dead = {"contender": memory.SMALL, "case": "", "round": 0, "error": "Failed: killed by signal 9"}
     old, new = synthetic.workload("memory", [*first, *second]), synthetic.workload("memory", [*first, dead])
     status, said = check([old], [new])
     assert status == 1
-    assert "| memory | forebay, small |" in said
+    assert f"| memory | {memory.SMALL} |" in said
     assert "**failed in NEW: Failed: killed by signal 9**" in said
     assert "1 worse" in said
 
@@ -145,11 +145,11 @@ def test_a_single_round_is_not_judged(check: Check) -> None:
 
 
 def test_a_target_that_was_met_and_is_missed_is_worse(check: Check) -> None:
-    def memory(megabytes: float) -> dict[str, Any]:
+    def held(megabytes: float) -> dict[str, Any]:
         found = synthetic.runs("forebay, an epoch", [10.0])
         return synthetic.workload("memory", found, targets=[target("MB over the limit", megabytes, most=300)])
 
-    status, said = check([memory(250)], [memory(310)])
+    status, said = check([held(250)], [held(310)])
     assert status == 1
     assert "target: MB over the limit" in said
     assert "**met in OLD, missed in NEW**" in said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import synthetic
 from harness import __main__ as harness
-from harness import machine, measure, place, report, results
+from harness import machine, measure, place, report, results, schema
 from harness.measure import Contender, Failed, execute, rows, take_turns
 from harness.place import Place
-from harness.workloads import cached_reads
+from harness.workloads import cached_reads, eviction
 
 GOOD = """
 from harness.measure import Contender, rows, take_turns
@@ -253,19 +256,34 @@ def test_the_need_is_the_most_at_any_time_with_what_is_kept(tmp_path: Path, monk
                 harness.check_room(tmp_path, modules, full)
 
 
-def a_place(folder: Path) -> Place:
-    return Place(folder, folder, folder, folder, threads=2, rounds=2, small=True)
+# What a measuring program prints that is told to go without fio, and nothing otherwise.
+ALONE = """#!{python}
+import json, sys
+assert "--without-fio" in sys.argv, "it was to go without fio"
+entry = {{"contender": "forebay", "order": "random", "block_bytes": 4096, "round": 0, "value": 1.5, "seconds": 1.0}}
+print(json.dumps({{**entry, "disk_bytes_per_byte": 1.0, "checksum_gb_per_s_per_core": 12.0}}))
+"""
 
 
-def test_without_fio_it_is_said_and_its_workload_shown_as_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("workload", [cached_reads, eviction])
+def test_without_fio_its_rows_are_left_out_and_forebays_stay(
+    workload: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     harness.warn({"load": [0.0]})
-    assert "fio is not installed" in capsys.readouterr().err
-    result = harness.run(cached_reads, a_place(tmp_path / "run"))
+    assert "fio is not installed (apt-get install fio): its rows are left out" in capsys.readouterr().err
+    for name in ("cached", "evicting"):
+        (tmp_path / name).write_text(ALONE.format(python=sys.executable))
+        (tmp_path / name).chmod(0o755)
+    here = Place(tmp_path / "run", tmp_path, tmp_path, tmp_path, threads=2, rounds=2, small=True)
+    result = harness.run(workload, here)
     assert result
-    assert result["failed"] == "FileNotFoundError: fio is not installed"
+    assert "failed" not in result
+    schema.check_workload({**synthetic.reads(), **result}, "it")
+    by = {row["contender"]: row for row in result["rows"] if row["case"] in ("", "random, 4 KiB")}
+    assert (by["forebay"]["runs"], by["forebay"]["median"]) == (1, 1.5)
+    assert by["fio"]["left_out"] == "fio is not installed (apt-get install fio)"
+    assert {row["runs"] for row in result["rows"] if row["contender"] == "fio"} == {0}
 
 
 @contextmanager
@@ -284,7 +302,7 @@ def no_root() -> Iterator[None]:
 def test_without_root_cold_rows_are_left_out_and_the_others_stay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = a_place(tmp_path)
+    here = Place(tmp_path, tmp_path, tmp_path, tmp_path, threads=2, rounds=2, small=True)
 
     def cold(_: int) -> dict[str, Any]:
         here.drop_caches()
@@ -304,13 +322,54 @@ def test_without_root_cold_rows_are_left_out_and_the_others_stay(
 def test_a_contender_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    child = f"open({str(fifo)!r}, 'w')"
-    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    # A process of the contender's holds the pipe's other end, and nothing of the contender's own.
+    holder = f"(echo up; exec sleep 600) > {shlex.quote(str(fifo))} & wait"
     with pytest.raises(Failed, match="was ended after 1 s"):
-        execute([sys.executable, "-c", program], tmp_path / "log", longest=1.0)
-    # Nobody is left that would write.
-    with pytest.raises(OSError, match="No such device"):
-        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        execute(["sh", "-c", holder], tmp_path / "log", longest=1.0)
+    os.set_blocking(reader, True)
+    assert os.read(reader, 10) == b"up\n"
+    assert select.select([reader], [], [], 60)[0], "somebody still holds the pipe"
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
+def test_each_object_is_given_as_it_comes_and_the_last_at_the_end(tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    # It goes on once the first object was heard.
+    program = f"""print('{{"round": 1}}', flush=True); open({str(never)!r}).read(); print('no object'); print('{{"round": 2}}')"""
+    heard: list[dict[str, Any]] = []
+
+    def each(answer: dict[str, Any]) -> None:
+        heard.append(answer)
+        if len(heard) == 1:
+            never.open("w").close()
+
+    answer = execute([sys.executable, "-c", program], tmp_path / "log", each=each, longest=60.0)
+    assert heard == [{"round": 1}, {"round": 2}]
+    assert answer["round"] == 2
+
+
+def test_an_interrupt_keeps_what_a_measuring_program_has_said_so_far(tmp_path: Path) -> None:
+    def case(entry: dict[str, Any]) -> str:
+        if entry["round"] == 1:
+            raise KeyboardInterrupt
+        return "reads"
+
+    lines = [json.dumps({"contender": "forebay", "round": round_, "value": 1.0}) for round_ in range(2)]
+    program = f"import time; print({lines[0]!r}); print({lines[1]!r}, flush=True); time.sleep(600)"
+    runs = measure.collect([sys.executable, "-c", program], tmp_path / "log", "GB/s", case)
+    assert [(run["contender"], run["case"], run["round"]) for run in runs] == [("forebay", "reads", 0)]
+    assert measure.stopped.is_set()
+
+
+def test_a_contender_takes_part_in_no_more_rounds_than_it_was_given() -> None:
+    def go(_: int) -> dict[str, Any]:
+        return {"value": 1.0}
+
+    runs = take_turns([Contender("ours", go), Contender("a peer", go, rounds=2)], 5)
+    assert {row["contender"]: row["runs"] for row in rows(runs, "images/s")} == {"ours": 5, "a peer": 2}
 
 
 def test_the_error_of_a_contender_is_what_it_said_last(tmp_path: Path) -> None:

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import forebay
-
 from ..child import Meter, main, status
+from .forebay_training import training
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
     series = []
-    with forebay.DataLoader(
-        settings["shards"],
-        batch_size=settings["batch_size"],
-        shuffle=True,
-        drop_last=True,
-        num_threads=settings["threads"],
-        fields={
-            "image": forebay.Image("jpg", transform=[forebay.RandomResizedCrop(224), forebay.RandomHorizontalFlip()]),
-            "label": forebay.Int("cls"),
-        },
-        cache_dir=settings["cache_dir"],
-        cache_limit="20GB",
-        host_memory_limit=settings["host_memory_limit"],
-    ) as loader:
+    with training(settings) as loader:
         for _ in range(settings["epochs"]):
             with meter.measure():
                 for batch in loader:

@@ -6,7 +6,8 @@ from typing import Any
 
 import forebay
 
-from ..child import Meter, keep, main
+from ..child import Meter, keep, main, phases
+from .forebay_training import only_from
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
@@ -23,9 +24,9 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         cache_limit="20GB",
         host_memory_limit="2GB",
     ) as loader:
-        for epoch in range(1 + settings["epochs"]):
+        for epoch, phase in enumerate(phases(settings, meter)):
             before = loader.stats()
-            with meter.warm_up() if epoch == 0 else meter.measure():
+            with phase:
                 for batch in loader:
                     features, about = memoryview(batch["features"]), batch["about"]
                     if len(about) != len(features):
@@ -35,9 +36,8 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
                         return keep(check, features)
                     del batch, features
             stats = loader.stats().since(before)
-            elsewhere = {tier for tier, read in stats.bytes_by_tier.items() if read} - {settings["tier"]}
-            if elsewhere and epoch:
-                raise SystemExit(f"meant to read from {settings['tier']}, and read {stats.bytes_by_tier}")
+            if epoch:
+                only_from(settings["tier"], stats)
         meter.extra["stats"] = stats.as_dict()
 
 

@@ -6,7 +6,7 @@ import os
 import statistics
 from typing import Any
 
-from ..measure import Answer, curve, execute, ratio, rows, say, target
+from ..measure import Answer, collect, curve, left_out, ratio, rows, target
 from ..place import Place
 
 TITLE = "Reading cached blocks, checksums verified, 32 reads in flight"
@@ -17,16 +17,19 @@ SIZES = {
     "1 MiB": 1 << 20, "4 MiB": 4 << 20, "16 MiB": 16 << 20,
 }  # fmt: skip
 
+# The others come with `make bench-full`.
+USUAL = ("4 KiB", "16 KiB", "64 KiB", "128 KiB", "1 MiB", "16 MiB")
+
 ORDERS = ("random", "sequential")
-CASES = {f"{order}, {name}": (order, size) for order in ORDERS for name, size in SIZES.items()}
 
 # What is promised begins here: below it the granule of 4 KiB and the work per read count.
 PROMISED_BYTES = 128 << 10
 
 
 def run(place: Place) -> dict[str, Any]:
-    # The measuring program starts it: without it, minutes of filling would end in nothing.
-    place.installed("fio")
+    sizes = SIZES if place.full else {name: SIZES[name] for name in USUAL}
+    cases = {f"{order}, {name}": (order, size) for order in ORDERS for name, size in sizes.items()}
+    no_fio = place.lacks("fio")
     folder = place.empty("cached-reads")
     command = [
         place.program("cached"),
@@ -35,16 +38,21 @@ def run(place: Place) -> dict[str, Any]:
         f"--threads={place.threads}",
         f"--rounds={place.rounds}",
         "--seconds=1",
-        f"--sizes={','.join(str(size) for size in SIZES.values())}",
+        f"--sizes={','.join(map(str, sizes.values()))}",
+        *(["--without-fio"] if no_fio else []),
     ]
-    runs: list[Answer] = execute(command, place.logs / "cached_reads.log", json_lines=True)
+    names = {size: name for name, size in sizes.items()}
+    runs = collect(
+        command,
+        place.logs / "cached_reads.log",
+        "GB/s",
+        lambda entry: f"{entry['order']}, {names[entry['block_bytes']]}",
+    )
     place.remove("cached-reads")
-    names = {size: case for case, size in SIZES.items()}
-    for entry in runs:
-        entry["case"] = f"{entry['order']}, {names[entry['block_bytes']]}"
-        say(f"  {entry['case']} round {entry['round'] + 1}  {entry['contender']}: {entry['value']:.3f} GB/s")
+    if no_fio:
+        runs += left_out("fio", cases, no_fio)
     table = rows(runs, "GB/s")
-    fio: list[str] = next((entry["command"] for entry in runs if entry["contender"] == "fio"), [])
+    fio: list[str] = next((entry["command"] for entry in runs if "command" in entry), [])
     return {
         "unit": "GB/s",
         "conditions": (
@@ -54,17 +62,17 @@ def run(place: Place) -> dict[str, Any]:
             'Places are multiples of the size; "anywhere" are drawn multiples of 512, where members of a tar begin.'
         ),
         "page_cache": "plays no part: both read with O_DIRECT.",
-        "settings": {"sizes": SIZES},
+        "settings": {"sizes": sizes},
         "commands": {"forebay": command, "fio": fio},
         "runs": runs,
         "rows": table,
-        "targets": [*rates(table), *amplification(runs), price(runs)],
-        "limits": dict.fromkeys(CASES, "fio"),
-        "tiers": dict.fromkeys(CASES, "NVMe"),
+        "targets": [*rates(table, sizes), *amplification(runs, sizes), price(runs)],
+        "limits": dict.fromkeys(cases, "fio"),
+        "tiers": dict.fromkeys(cases, "NVMe"),
         "curves": [
             curve(
                 table,
-                {case: size for case, (of, size) in CASES.items() if of == order},
+                {case: size for case, (of, size) in cases.items() if of == order},
                 title=f"GB/s against read size, {order}",
                 x="bytes per read",
                 y="GB/s",
@@ -74,26 +82,26 @@ def run(place: Place) -> dict[str, Any]:
     }
 
 
-def rates(table: list[Answer]) -> list[Answer]:
+def rates(table: list[Answer], sizes: dict[str, int]) -> list[Answer]:
     """Our rate over fio's."""
     found = []
     for order in ORDERS:
-        for name, size in SIZES.items():
+        for name, size in sizes.items():
             reached = ratio(table, "forebay", ["fio"], f"{order}, {name}")
             least = 0.95 if size >= PROMISED_BYTES else None
             found.append(target(f"GB/s over fio, {order}, {name}", reached and reached[0], least=least))
     return found
 
 
-def amplification(runs: list[Answer]) -> list[Answer]:
+def amplification(runs: list[Answer], sizes: dict[str, int]) -> list[Answer]:
     """What the disk reads for each byte that was asked for."""
     found = []
-    for name, size in SIZES.items():
+    for name, size in sizes.items():
         for contender in ("forebay", "forebay, anywhere"):
             mine = [
                 run["disk_bytes_per_byte"]
                 for run in runs
-                if (run["contender"], run["order"], run["block_bytes"]) == (contender, "random", size)
+                if (run["contender"], run["case"]) == (contender, f"random, {name}")
             ]
             if mine and size < PROMISED_BYTES:
                 what = f"bytes from disk per byte read, random, {name}{contender.removeprefix('forebay')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..measure import Answer, execute, ratio, rows, say, target
+from ..measure import collect, left_out, ratio, rows, target
 from ..place import Place
 
 TITLE = "A dataset twice as large as the cache: reads, writes and evictions, against fio's same mixture"
@@ -12,8 +12,7 @@ NEED_BYTES = 6 << 30
 
 
 def run(place: Place) -> dict[str, Any]:
-    # The measuring program starts it.
-    place.installed("fio")
+    no_fio = place.lacks("fio")
     folder = place.empty("eviction")
     command = [
         place.program("evicting"),
@@ -23,15 +22,15 @@ def run(place: Place) -> dict[str, Any]:
         f"--rounds={place.rounds}",
         f"--seconds={place.scaled(5, 2)}",
         "--depth=16",
+        *(["--without-fio"] if no_fio else []),
     ]
-    runs: list[Answer] = execute(command, place.logs / "eviction.log", json_lines=True)
+    runs = collect(command, place.logs / "eviction.log", "GB/s", lambda _: "")
     place.remove("eviction")
-    for entry in runs:
-        entry["case"] = ""
-        say(f"  round {entry['round'] + 1}  {entry['contender']}: {entry['value']:.3f} GB/s")
+    if no_fio:
+        runs += left_out("fio", [""], no_fio)
     table = rows(runs, "GB/s")
     found = ratio(table, "forebay", ["fio"])
-    fio: list[str] = next((entry["command"] for entry in runs if entry["contender"] == "fio"), [])
+    fio: list[str] = next((entry["command"] for entry in runs if "command" in entry), [])
     return {
         "unit": "GB/s",
         "conditions": (

@@ -1,26 +1,27 @@
-"""JPEG training from NVMe: RandomResizedCrop 224 and flip, batches of 256, uint8 NHWC."""
+"""JPEG training by tier: RandomResizedCrop 224 and flip, batches of 256, uint8 NHWC."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
+from servers import SeaweedFS
 
-from .. import pixels
+from .. import pixels, s3
 from ..install import refused
-from ..measure import Contender, Failed, execute, ratio, rows, take_turns, target
-from ..place import Place, warm
+from ..measure import Answer, Contender, Failed, LeftOut, execute, ratio, rows, take_turns, target
+from ..place import SAMPLES_PER_SHARD, Place, warm
 
-TITLE = "JPEG training, warm NVMe (RandomResizedCrop 224, flip, batch 256, 500×375 photographs)"
+TITLE = "JPEG training from NVMe, host memory and cold S3 (RandomResizedCrop 224, flip, batch 256, 500×375 photographs)"
 NEED_BYTES = 4 << 30
 # The photographs, and what peers make of them in their own formats.
 KEPT_BYTES = 2 << 30
 
 BATCH = 256
-# A multiple of the batch: a peer that ends its epochs drops nothing, whichever way it shares shards out.
-SAMPLES_PER_SHARD = 2 * BATCH
 OUTPUT = {"shape": [BATCH, 224, 224, 3], "dtype": "uint8"}
+NVME, MEMORY, S3 = "NVMe", "host memory", "cold S3"
 LIMIT = "limit: crop decode + resize alone"
 
 # What a batch may differ from Pillow's by, on average, in levels: the same decoding and the same filter, rounded otherwise.
@@ -28,7 +29,6 @@ EXACT_LEVELS = 2.0
 # Other colour conversions and filters, or a crop half a pixel away: SPDL has 2.2, DALI 2.9. Another order or crop is far above.
 SIMILAR_LEVELS = 5.0
 
-# Name: module, what it can't do without, levels, more settings.
 PEERS: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "DALI (CPU)": ("dali", "nvidia-dali-cuda120", SIMILAR_LEVELS, {"converted": "dali-index"}),
     "WebDataset + Pillow": ("webdataset_torch", "webdataset", EXACT_LEVELS, {"images": "pillow"}),
@@ -41,97 +41,239 @@ PEERS: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "torchdata.nodes": ("torchdata_nodes", "torchdata", EXACT_LEVELS, {}),
     "Hugging Face datasets": ("hf_datasets", "datasets", EXACT_LEVELS, {}),
 }
-CONDITIONS = (
-    "{shards} shards of {samples} photographs; {threads} decoding threads or worker processes each; one epoch of warm-up, "
-    "one measured; a process per run. forebay reads with O_DIRECT from its cache folder on NVMe; the others read the shards, or "
-    "their own format made from them beforehand, from the page cache (in their favour); the limit has the JPEGs in its memory. "
-    "Before its first run each gives a batch without randomness (shorter side 256, middle 224), which is compared with "
-    "Pillow's: `pixels` in the runs, levels of 255. With worker processes, peak RSS is the sum of all, shared pages once each."
-)
+FAST = 'forebay, decode="fast"'
+OVER_HTTP = "WebDataset + torchvision.io"
 TARGETS = {"DALI (CPU)": 3.0, "WebDataset + Pillow": 5.0, "WebDataset + torchvision.io": 3.0, "SPDL": 3.0}
+
+CONDITIONS = (
+    "{shards} shards of {samples} photographs; {threads} decoding threads or worker processes each; a process per run. "
+    "NVMe and host memory: one epoch of warm-up, one measured, or {epochs} of forebay's and the limit's, which are short. "
+    "From NVMe forebay reads with O_DIRECT, from its cache folder; the others read the shards, or their own format made "
+    "from them beforehand, from the page cache (in their favour); the limit has the JPEGs in its memory. Before its first "
+    "run each gives a batch without randomness (shorter side 256, middle 224), which is compared with Pillow's: `pixels` "
+    "in the runs, levels of 255. Host memory: the warm-up reads the shards, and leaves them within host_memory_limit. Cold "
+    "S3: {copies} shards with sidecars on a server on the same processors, into an empty cache folder; the first epoch, "
+    "from the making of the loader on. Downloads are plain ones of the same shards to files, ended by syncfs, as images/s. "
+    "WebDataset reads by curl, its way for HTTP. Left out there: MosaicML Streaming and LitData, which read only their own "
+    "formats from S3; DALI, SPDL, Grain, torchdata.nodes and FFCV, which are given files here; Hugging Face datasets, "
+    "which needs s3fs. With worker processes, peak RSS is the sum of all, shared pages once each."
+)
 
 
 def run(place: Place) -> dict[str, Any]:
-    shards = place.photos(place.scaled(8, 2), SAMPLES_PER_SHARD)
-    warm(shards)
-    log = place.logs / "jpeg_training.log"
-    settings = {
-        "shards": [str(shard) for shard in shards],
-        "samples": SAMPLES_PER_SHARD * len(shards),
-        "batch_size": BATCH,
-        "threads": place.threads,
-        "seed": 0,
-        "epochs": 1,
-        "cache_dir": str(place.empty("jpeg-cache")),
-        "cache_limit": "20GB",
-        "host_memory_limit": "2GB",
-        "tier": "nvme",
-        "decode": "exact",
-    }
-    checks = place.empty("jpeg-checks")
-    expected = pixels.reference(shards[0], BATCH)
-
-    def python(name: str, module: str, package: str, levels: float, more: dict[str, Any]) -> Contender:
-        given = {**settings, **more}
-        if "converted" in more:
-            given["converted"] = str(place.kept / f"jpeg-{more['converted']}-{len(shards)}")
-        command = [*place.peer(module), json.dumps(given)]
-        found: dict[str, float] = {}
-
-        def go(_: int) -> dict[str, Any]:
-            if why := refused(package):
-                raise Failed(f"{package} does not install: {why}")
-            if not found:
-                file = checks / f"{module}-{len(list(checks.iterdir()))}.npy"
-                execute([*place.peer(module), json.dumps({**given, "check": str(file)})], log)
-                found.update(pixels.differences(np.load(file), expected))
-            if found["mean"] > levels:
-                raise ValueError(f"pixels differ from Pillow's by {found['mean']:.1f} levels, more than {levels:g}")
-            return {**checked(execute(command, log)), "pixels": found}
-
-        return Contender(name, go, command)
-
-    crops = [place.program("crops"), f"--threads={place.threads}", f"--batch={BATCH}", *map(str, shards)]
-    contenders = [
-        python("forebay", "forebay_jpeg", "forebay", EXACT_LEVELS, {}),
-        *(python(name, *peer) for name, peer in PEERS.items()),
-        python('forebay, decode="fast"', "forebay_jpeg", "forebay", SIMILAR_LEVELS, {"decode": "fast"}),
-        Contender(LIMIT, lambda _: checked(execute(crops, log)), crops),
-    ]
-    # Brings the shards to NVMe: what a process finds there it reads from there.
-    execute([*place.peer("forebay_jpeg"), json.dumps({**settings, "tier": "memory"})], log)
-    runs = take_turns(contenders, place.rounds)
-    for folder in ("jpeg-cache", "jpeg-checks"):
+    training = Training(place)
+    runs = [*training.nvme(), *training.host_memory(), *training.cold_s3()]
+    for folder in (
+        "jpeg-cache",
+        "jpeg-memory",
+        "jpeg-cold",
+        "jpeg-cold-own",
+        "jpeg-files",
+        "jpeg-checks",
+        "jpeg-shards",
+    ):
         place.remove(folder)
     table = rows(runs, "images/s")
+    bound = cold_bound(table)
     return {
         "unit": "images/s",
-        "conditions": CONDITIONS.format(shards=len(shards), samples=SAMPLES_PER_SHARD, threads=place.threads),
+        "conditions": training.conditions(),
         "page_cache": "warm: shards, and what peers made of them, are read before. forebay reads past it, with O_DIRECT.",
-        "settings": settings,
-        "commands": {contender.name: contender.command for contender in contenders},
+        "settings": training.settings,
+        "commands": training.commands,
         "runs": runs,
         "rows": table,
         "targets": targets(table),
-        "tiers": {"": "NVMe"},
+        "limits": {NVME: LIMIT, MEMORY: LIMIT, **({S3: bound} if bound else {})},
+        "tiers": {NVME: NVME, MEMORY: MEMORY, S3: S3},
     }
 
 
-def targets(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    limit = ratio(table, "forebay", [LIMIT])
-    cpu = {row["contender"]: row.get("cpu_seconds_per_unit") for row in table}
+class Training:
+    """The same photographs and settings for all of them."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.log = place, place.logs / "jpeg_training.log"
+        self.shards = place.photos(place.scaled(4, 2, full=8))
+        self.copies = place.copies("jpeg-shards", self.shards, place.scaled(500_000_000, 50_000_000))
+        self.epochs = place.scaled(3, 1)
+        self.commands: dict[str, list[str]] = {}
+        self.settings = {
+            "shards": [str(shard) for shard in self.shards],
+            "samples": SAMPLES_PER_SHARD * len(self.shards),
+            "batch_size": BATCH,
+            "threads": place.threads,
+            "seed": 0,
+            "epochs": 1,
+            "host_memory_limit": "2GB",
+        }
+
+    def conditions(self) -> str:
+        return CONDITIONS.format(
+            shards=len(self.shards),
+            copies=len(self.copies),
+            samples=SAMPLES_PER_SHARD,
+            threads=self.place.threads,
+            epochs=self.epochs,
+        )
+
+    def turns(self, case: str, contenders: list[Contender]) -> list[Answer]:
+        self.commands |= {f"{case}: {contender.name}": contender.command for contender in contenders}
+        return take_turns(contenders, self.place.rounds, case)
+
+    def nvme(self) -> list[Answer]:
+        warm(self.shards)
+        checks = self.place.empty("jpeg-checks")
+        expected = pixels.reference(self.shards[0], BATCH)
+        ours = {"epochs": self.epochs, "cache_dir": str(self.place.empty("jpeg-cache")), "tier": "nvme"}
+
+        def python(
+            name: str, module: str, package: str, levels: float, more: dict[str, Any], rounds: int | None = None
+        ) -> Contender:
+            given = {**self.settings, **more}
+            if "converted" in more:
+                given["converted"] = str(self.place.kept / f"jpeg-{more['converted']}-{len(self.shards)}")
+            contender = self.peer(name, module, package, given, rounds)
+            found: dict[str, float] = {}
+            go = contender.go
+
+            def checking(round_: int) -> Answer:
+                if not found and not refused(package):
+                    file = checks / f"{module}-{len(list(checks.iterdir()))}.npy"
+                    execute([*self.place.peer(module), json.dumps({**given, "check": str(file)})], self.log)
+                    found.update(pixels.differences(np.load(file), expected))
+                if found and found["mean"] > levels:
+                    raise ValueError(f"pixels differ from Pillow's by {found['mean']:.1f} levels, more than {levels:g}")
+                return {**go(round_), "pixels": found}
+
+            contender.go = checking
+            return contender
+
+        contenders = [
+            python("forebay", "forebay_jpeg", "forebay", EXACT_LEVELS, ours),
+            *(python(name, *peer, None if name in TARGETS else self.place.few) for name, peer in PEERS.items()),
+            python(FAST, "forebay_jpeg", "forebay", SIMILAR_LEVELS, {**ours, "decode": "fast"}, self.place.few),
+            self.limit(),
+        ]
+        # Brings the shards to NVMe: what a process finds there it reads from there.
+        execute([*self.place.peer("forebay_jpeg"), json.dumps({**self.settings, **ours, "cold": True})], self.log)
+        return self.turns(NVME, contenders)
+
+    def host_memory(self) -> list[Answer]:
+        folder = self.place.work / "jpeg-memory"
+        more = {"epochs": self.epochs, "cache_dir": str(folder), "tier": "memory"}
+        ours = self.peer("forebay", "forebay_jpeg", "forebay", {**self.settings, **more})
+        return self.turns(MEMORY, [self.emptying(folder.name, ours), self.limit()])
+
+    def cold_s3(self) -> list[Answer]:
+        samples = SAMPLES_PER_SHARD * len(self.copies)
+        with s3.serving(self.place, s3.indexed(self.place, self.copies, self.log)) as server:
+            cold = {**self.settings, "samples": samples, "cold": True}
+            ours = {
+                **cold,
+                "shards": list(map(s3.url, self.copies)),
+                "storage_options": server.storage_options,
+                "cache_dir": str(self.place.work / "jpeg-cold"),
+            }
+            files = s3.downloads(self.place, server, self.copies, self.place.work / "jpeg-files", self.log)
+            contenders = [
+                self.emptying("jpeg-cold", self.peer("forebay", "forebay_jpeg", "forebay", ours)),
+                *(in_images(download, samples) for download in files),
+                self.over_http(server, cold),
+                self.limit(),
+            ]
+            return self.turns(S3, contenders)
+
+    def over_http(self, server: SeaweedFS, settings: dict[str, Any]) -> Contender:
+        urls = [f"{server.url}/{s3.BUCKET}/{shard.name}" for shard in self.copies]
+        module, package, _, more = PEERS[OVER_HTTP]
+        contender = self.peer(OVER_HTTP, module, package, {**settings, **more, "shards": urls}, self.place.few)
+        go = contender.go
+
+        def run(round_: int) -> Answer:
+            if not shutil.which("curl"):
+                raise LeftOut("curl is not installed, by which WebDataset reads from servers")
+            return go(round_)
+
+        contender.go = run
+        return contender
+
+    def peer(
+        self,
+        name: str,
+        module: str,
+        package: str,
+        settings: dict[str, Any],
+        rounds: int | None = None,
+    ) -> Contender:
+        """A Python program whose batches are as they should be."""
+        command = [*self.place.peer(module), json.dumps(settings)]
+
+        def go(_: int) -> Answer:
+            if why := refused(package):
+                raise Failed(f"{package} does not install: {why}")
+            return checked(execute(command, self.log))
+
+        return Contender(name, go, command, rounds)
+
+    def emptying(self, folder: str, contender: Contender) -> Contender:
+        """The contender, with an empty cache folder for each run."""
+        go = contender.go
+
+        def run(round_: int) -> Answer:
+            self.place.empty(folder)
+            return go(round_)
+
+        contender.go = run
+        return contender
+
+    def limit(self) -> Contender:
+        command = [
+            self.place.program("crops"), f"--threads={self.place.threads}", f"--batch={BATCH}", f"--epochs={1 + self.epochs}",
+            *map(str, self.shards),
+        ]  # fmt: skip
+        return Contender(LIMIT, lambda _: checked(execute(command, self.log)), command)
+
+
+def in_images(download: Contender, samples: int) -> Contender:
+    """A download's rate as that of the images that it brings."""
+    go = download.go
+
+    def run(round_: int) -> Answer:
+        answer = go(round_)
+        return {**answer, "value": samples / answer["seconds"], "samples": samples}
+
+    download.go = run
+    return download
+
+
+def cold_bound(table: list[Answer]) -> str | None:
+    """What training from cold S3 can't be faster than: the fastest plain download, or decoding alone where that is slower."""
+    medians = {row["contender"]: row["median"] for row in table if row["case"] == S3 and "median" in row}
+    best = max((name for name in s3.DOWNLOADS if name in medians), key=lambda name: medians[name], default=None)
+    return min((best, LIMIT), key=lambda name: medians[name]) if best and LIMIT in medians else None
+
+
+def targets(table: list[Answer]) -> list[Answer]:
+    def over(what: str, theirs: str | None, case: str, least: float | None = None) -> Answer:
+        found = ratio(table, "forebay", [theirs], case) if theirs else None
+        return target(f"images/s over {what}, {case}", found and found[0], least=least)
+
+    cpu = {row["contender"]: row.get("cpu_seconds_per_unit") for row in table if row["case"] == NVME}
     ours, alone = cpu.get("forebay"), cpu.get(LIMIT)
-    found = [
-        target("images/s over crop decode + resize alone", limit and limit[0], least=0.85),
-        target("CPU per image over crop decode + resize alone", ours / alone if ours and alone else None, most=1.15),
+    bound = cold_bound(table)
+    return [
+        over("crop decode + resize alone", LIMIT, NVME, 0.85),
+        target(
+            "CPU per image over crop decode + resize alone, NVMe", ours / alone if ours and alone else None, most=1.15
+        ),
+        *(over(name, name, NVME, least) for name, least in TARGETS.items()),
+        over("crop decode + resize alone", LIMIT, MEMORY),
+        over(f"the slower of decoding and the fastest download{f' ({bound})' if bound else ''}", bound, S3, 0.95),
     ]
-    for name, least in TARGETS.items():
-        over = ratio(table, "forebay", [name])
-        found.append(target(f"images/s over {name}", over and over[0], least=least))
-    return found
 
 
-def checked(answer: dict[str, Any]) -> dict[str, Any]:
+def checked(answer: Answer) -> Answer:
     """An answer whose batches are what was asked for."""
     if answer["output"] != OUTPUT:
         raise ValueError(f"batches are {answer['output']}, and should be {OUTPUT}")

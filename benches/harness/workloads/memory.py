@@ -17,6 +17,8 @@ LIMIT_BYTES = 256_000_000
 BATCH = 128
 ALLOWANCE_BYTES = 300_000_000
 EPOCHS = 20
+LARGE = "forebay, dataset of 5 × the limit, cold and warm"
+SMALL = f"forebay, {EPOCHS} epochs of a small dataset"
 # The first epochs warm up the allocator.
 SETTLED = 5
 # Of resident memory between the settled epochs' first and last five: pages that come and go.
@@ -24,7 +26,7 @@ NOISE_BYTES = 8_000_000
 
 
 def run(place: Place) -> dict[str, Any]:
-    shards = place.photos(place.scaled(8, 2), 500)
+    shards = place.photos(place.scaled(8, 2))
     log = place.logs / "memory.log"
     large = place.copies("memory-large", shards, 5 * LIMIT_BYTES)
     settings = {"threads": place.threads, "host_memory_limit": LIMIT_BYTES, "batch_size": BATCH}
@@ -35,13 +37,13 @@ def run(place: Place) -> dict[str, Any]:
 
     contenders = [
         contender(
-            "forebay, dataset of 5 × the limit, cold and warm",
+            LARGE,
             shards=[str(path) for path in large],
             epochs=2,
             cache_dir=str(place.empty("memory-cache-large")),
         ),
         contender(
-            f"forebay, {EPOCHS} epochs of a small dataset",
+            SMALL,
             shards=[str(path) for path in shards[:2]],
             epochs=EPOCHS,
             cache_dir=str(place.empty("memory-cache-small")),
@@ -52,7 +54,7 @@ def run(place: Place) -> dict[str, Any]:
         place.remove(folder)
     series = {entry["contender"]: entry.get("series") for entry in runs}
     peaks = {entry["contender"]: entry.get("peak_rss_bytes") for entry in runs}
-    peak = peaks.get(contenders[0].name)
+    peak = peaks.get(LARGE)
     return {
         "unit": "images/s",
         "conditions": (
@@ -74,7 +76,7 @@ def run(place: Place) -> dict[str, Any]:
             ),
             target(
                 f"MB of growth over {EPOCHS} epochs, once settled",
-                growth(series.get(contenders[1].name)),
+                growth(series.get(SMALL)),
                 most=NOISE_BYTES / 1e6,
             ),
         ],

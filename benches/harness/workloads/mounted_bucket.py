@@ -6,51 +6,44 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from servers import SeaweedFS
 
-from ..child import Meter, main
-from ..measure import Answer, Contender, Failed, execute, ratio, rows, take_turns, target
+from .. import s3
+from ..measure import Answer, Contender, Failed, execute, last_lines, ratio, rows, running, take_turns, target
 from ..place import Place, drop
-from .cold_s3 import cpu_seconds
 
 TITLE = "Files of a bucket on loopback S3: Forebay, and the bucket mounted by rclone"
 NEED_BYTES = 4 << 30
 
-BUCKET = "photos"
+CASES = ("from the bucket", "cached")
 
 
 def run(place: Place) -> dict[str, Any]:
-    photos = place.photos(place.scaled(8, 2), 500)
+    photos = place.photos(place.scaled(8, 2))
     shards = place.copies("mounted-shards", photos, place.scaled(500_000_000, 50_000_000))
     total = sum(shard.stat().st_size for shard in shards)
     log = place.logs / "mounted_bucket.log"
     runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
-    with SeaweedFS(place.empty("s3")) as server:
-        server.make_bucket(BUCKET)
-        for shard in shards:
-            server.put(BUCKET, shard.name, shard)
-        for case in ("from the bucket", "cached"):
+    with s3.serving(place, shards) as server:
+        for case in CASES:
             contenders = [
                 forebay(place, server, shards, log, case == "cached"),
                 mounted(place, server, shards, log, case == "cached"),
             ]
             commands |= {contender.name: contender.command for contender in contenders}
-            runs += take_turns(contenders, place.rounds, case)
-    for folder in ("s3", "mounted-shards", "mounted"):
+            runs += take_turns(contenders, place.few, case)
+    for folder in ("mounted-shards", "mounted"):
         place.remove(folder)
     table = rows(runs, "GB/s")
     targets = []
-    for case in ("from the bucket", "cached"):
+    for case in CASES:
         found = ratio(table, "forebay", ["rclone mount"], case)
         targets.append(target(f"GB/s of members over the mounted bucket, {case}", found and found[0]))
     return {
@@ -71,22 +64,15 @@ def run(place: Place) -> dict[str, Any]:
     }
 
 
-def reader(how: str, settings: dict[str, Any]) -> list[str]:
-    """This file again, as the process that reads."""
-    return [sys.executable, "-m", __name__, json.dumps({"how": how, **settings})]
-
-
 def forebay(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cached: bool) -> Contender:
     folder = place.work / "mounted" / "forebay"
-    command = reader(
-        "forebay",
-        {
-            "urls": [f"s3://{BUCKET}/{shard.name}" for shard in shards],
-            "storage_options": server.storage_options,
-            "cache_dir": str(folder),
-            "threads": place.threads,
-        },
-    )
+    settings = {
+        "urls": list(map(s3.url, shards)),
+        "storage_options": server.storage_options,
+        "cache_dir": str(folder),
+        "threads": place.threads,
+    }
+    command = [*place.peer("forebay_bytes"), json.dumps(settings)]
     first = once(cached, lambda: execute(command, log))
 
     def go(_: int) -> Answer:
@@ -94,8 +80,7 @@ def forebay(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cach
             shutil.rmtree(folder, ignore_errors=True)
         first()
         forget(folder)
-        answer: Answer = execute(command, log)
-        return answer
+        return execute(command, log)
 
     return Contender("forebay", go, command)
 
@@ -103,23 +88,18 @@ def forebay(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cach
 def mounted(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cached: bool) -> Contender:
     home = place.work / "mounted"
     point, cache = home / "bucket", home / "rclone"
-    options = {
-        "TYPE": "s3", "PROVIDER": "SeaweedFS", "ENDPOINT": server.url, "REGION": server.region,
-        "ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "FORCE_PATH_STYLE": "true",
-    }  # fmt: skip
-    env = {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in options.items()}
     mount = [
-        place.installed("rclone"), "--config=", "mount", f"bench:{BUCKET}", str(point), "--read-only", f"--cache-dir={cache}",
+        place.installed("rclone"), "--config=", "mount", f"bench:{s3.BUCKET}", str(point), "--read-only", f"--cache-dir={cache}",
         "--vfs-cache-mode=full", "--vfs-cache-max-size=20G", "--vfs-read-chunk-size=16M", "--vfs-read-chunk-streams=16",
     ]  # fmt: skip
-    files = [str(point / shard.name) for shard in shards]
-    command = reader("files", {"files": files, "threads": place.threads})
+    settings = {"files": [str(point / shard.name) for shard in shards], "threads": place.threads}
+    command = [*place.peer("tar_files"), json.dumps(settings)]
 
     def read() -> Answer:
-        with bucket(mount, env, point, log) as pid:
-            before = cpu_seconds(pid)
-            answer: Answer = execute(command, log)
-            answer["cpu_seconds"] += cpu_seconds(pid) - before
+        with bucket(mount, s3.remote(server), point, log) as pid:
+            before = s3.cpu_seconds(pid)
+            answer = execute(command, log)
+            answer["cpu_seconds"] += s3.cpu_seconds(pid) - before
         return answer
 
     first = once(cached, read)
@@ -158,67 +138,22 @@ def bucket(command: list[str], env: dict[str, str], point: Path, log: Path) -> I
     if not shutil.which("fusermount3") and not shutil.which("fusermount"):
         raise Failed("fusermount3 is missing (Debian's package fuse3): nothing can be mounted here")
     point.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stderr:
-        process = subprocess.Popen(command, stdout=stderr, stderr=stderr, env={**os.environ, **env})
     try:
-        end = time.monotonic() + 30
-        while not point.is_mount():
-            if process.poll() is not None or time.monotonic() > end:
-                tail = log.read_text(errors="replace").strip().splitlines()[-2:]
-                raise Failed(f"rclone did not mount the bucket: {' | '.join(tail)}")
-            time.sleep(0.01)
-        yield process.pid
+        with running(command, log, env) as process:
+            end = time.monotonic() + 30
+            while not point.is_mount():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise Failed(f"rclone did not mount the bucket: {last_lines(log)}")
+                time.sleep(0.01)
+            try:
+                yield process.pid
+            finally:
+                # It unmounts when it is asked to end.
+                process.terminate()
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    pass
     finally:
-        # It unmounts when it is asked to end.
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         if point.is_mount():
             subprocess.run(["umount", "-l", str(point)], check=False)
-
-
-def read(settings: dict[str, Any], meter: Meter) -> None:
-    how = {"forebay": through_forebay, "files": through_files}[settings["how"]]
-    with meter.measure():
-        total = how(settings)
-    meter.samples = total / 1e9
-    meter.extra["bytes"] = total
-
-
-def through_forebay(settings: dict[str, Any]) -> int:
-    import forebay
-
-    with forebay.DataLoader(
-        settings["urls"],
-        batch_size=64,
-        shuffle=False,
-        drop_last=False,
-        num_threads=settings["threads"],
-        fields={"image": forebay.Bytes("jpg")},
-        storage_options=settings["storage_options"],
-        cache_dir=settings["cache_dir"],
-        cache_limit="20GB",
-    ) as loader:
-        return sum(len(image) for batch in loader for image in batch["image"])
-
-
-def through_files(settings: dict[str, Any]) -> int:
-    def images(path: str) -> int:
-        total = 0
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".jpg"):
-                    file = tar.extractfile(member)
-                    assert file
-                    total += len(file.read())
-        return total
-
-    with ThreadPoolExecutor(settings["threads"]) as pool:
-        return sum(pool.map(images, settings["files"]))
-
-
-if __name__ == "__main__":
-    main(read)

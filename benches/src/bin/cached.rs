@@ -28,10 +28,13 @@ struct Args {
     reading: Reading,
     #[command(flatten)]
     sizes: Sizes,
-    /// Objects, each a file of the cache.
-    #[arg(long, default_value_t = 8)]
-    objects: u64,
+    /// Measure the cache alone.
+    #[arg(long)]
+    without_fio: bool,
 }
+
+/// Each is a file of the cache.
+const OBJECTS: u64 = 8;
 
 /// Below this size reads are also measured at places as samples have them.
 const SMALL_BYTES: usize = 128 << 10;
@@ -49,18 +52,18 @@ enum Order {
 }
 
 fn main() -> Result<()> {
-    let Args { reading, sizes, objects: count } = Args::parse();
+    let Args { reading, sizes, without_fio } = Args::parse();
     reading.check()?;
     sizes.check()?;
     let folder = tempfile::Builder::new().prefix("cached-").tempdir_in(&reading.folder)?;
     let (engine, report) = forebay_cache::io::open(folder.path(), reading.depth.max(32))?;
     eprintln!("{}", serde_json::to_string(&report)?);
-    let objects = objects(count, reading.gib << 30)?;
+    let objects = objects(OBJECTS, reading.gib << 30)?;
     fill(folder.path(), &objects, engine.clone())?;
     // Opened again: nothing is in its host tier, which reads from disk leave alone. No quota in the way: what is measured are reads.
     let cache = open(folder.path(), 1 << 50, engine)?;
     let files = data_files(folder.path())?;
-    ensure!(files.len() as u64 == count, "{} data files for {count} objects", files.len());
+    ensure!(files.len() as u64 == OBJECTS, "{} data files for {OBJECTS} objects", files.len());
     let checksums = checksum_gb_per_s();
     for &size in &sizes.sizes {
         ensure!(size as u64 <= objects[0].size_bytes, "reads of {size} bytes don't fit into an object");
@@ -79,7 +82,7 @@ fn main() -> Result<()> {
                 processes: 1,
                 registered: false,
             };
-            let job = fastest(job.settings(reading.threads))?;
+            let job = if without_fio { None } else { Some(fastest(job.settings(reading.threads))?) };
             for round in 0..reading.rounds {
                 let print = |contender: &str, answer: Value| {
                     let order = if random { "random" } else { "sequential" };
@@ -95,9 +98,10 @@ fn main() -> Result<()> {
                 // Taking turns at being first: a disk behind a rate limiter is faster after a rest.
                 let fio_first = round % 2 == 1;
                 for fio in [fio_first, !fio_first] {
-                    match fio {
-                        true => print("fio", fio_round(&job)?),
-                        false => print("forebay", ours(order, reading.seconds)?),
+                    match (fio, &job) {
+                        (true, Some(job)) => print("fio", fio_round(job)?),
+                        (true, None) => {}
+                        (false, _) => print("forebay", ours(order, reading.seconds)?),
                     }
                 }
                 if random && size < SMALL_BYTES {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use forebay_bench::fio;
 use forebay_bench::folder::{objects, open};
@@ -26,13 +26,16 @@ use serde_json::{Value, json};
 struct Args {
     #[command(flatten)]
     reading: Reading,
-    /// Objects, each a file of the cache.
-    #[arg(long, default_value_t = 16)]
-    objects: u64,
-    /// Share of the dataset that the cache has room for.
-    #[arg(long, default_value_t = 0.5)]
-    share: f64,
+    /// Measure the cache alone.
+    #[arg(long)]
+    without_fio: bool,
 }
+
+/// Each is a file of the cache.
+const OBJECTS: u64 = 16;
+
+/// The cache has room for one of so many parts of the dataset.
+const PARTS: u64 = 2;
 
 /// What was done in a measurement.
 struct Done {
@@ -44,14 +47,13 @@ struct Done {
 }
 
 fn main() -> Result<()> {
-    let Args { reading, objects: count, share } = Args::parse();
+    let Args { reading, without_fio } = Args::parse();
     reading.check()?;
-    ensure!(share > 0.0 && share < 1.0, "--share is between 0 and 1");
     let folder = tempfile::Builder::new().prefix("evicting-").tempdir_in(&reading.folder)?;
     let (engine, report) = forebay_cache::io::open(folder.path(), reading.depth.max(32))?;
     eprintln!("{}", serde_json::to_string(&report)?);
-    let objects = objects(count, reading.gib << 30)?;
-    let limit = ((reading.gib << 30) as f64 * share) as u64;
+    let objects = objects(OBJECTS, reading.gib << 30)?;
+    let limit = (reading.gib << 30) / PARTS;
     let cache = open(&folder.path().join("cache"), limit, engine)?;
     let region = region(reading.depth * BLOCK_BYTES as usize)?;
     let places = Places::new(true);
@@ -59,7 +61,7 @@ fn main() -> Result<()> {
     // First until blocks go as fast as they come.
     let blocks = limit / BLOCK_BYTES;
     go(&|evicted| evicted >= blocks / 4)?;
-    let rival = Rival::new(folder.path(), limit)?;
+    let rival = if without_fio { None } else { Some(Rival::new(folder.path(), limit)?) };
     for round in 0..reading.rounds {
         let start = Instant::now();
         let end = Duration::from_secs_f64(reading.seconds);
@@ -68,6 +70,7 @@ fn main() -> Result<()> {
         line["contender"] = "forebay".into();
         line["round"] = round.into();
         println!("{line}");
+        let Some(rival) = &rival else { continue };
         let command = rival.command(&reading, &done);
         let answer = fio::run(&command)?;
         println!(
