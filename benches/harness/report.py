@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import page, results, schema
+from . import page, results, schema, words
 from .results import Run
 
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
@@ -27,8 +27,8 @@ def write(folder: Path) -> str:
 
 def markdown(run: Run) -> str:
     """Everything that BENCHMARKS.md shows of a run."""
-    parts = [header(run.machine, run.folder)]
-    parts += [f"**{line}**" for line in page.warnings(run)]
+    parts = [f"Run `{run.name}`.", "\n".join(f"- {name}: {value}" for name, value in words.facts(run).items())]
+    parts += [f"**{line}**" for line in words.warnings(run)]
     parts.append(targets(run.workloads))
     parts += [workload(result) for result in run.workloads]
     return "\n\n".join(parts) + "\n"
@@ -44,77 +44,46 @@ def include(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
-def header(machine: dict[str, Any], folder: Path) -> str:
-    disk = machine["disk"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"Run `{folder.name}`: {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, "
-        f"kernel {machine['kernel']}; {disk['filesystem']} on {disk.get('device')} ({disk.get('model', 'no model given')}, "
-        f"scheduler {disk.get('scheduler', 'unknown')}); load before the run {machine['load'][0]:.1f}. "
-        f"Commit {machine['commit']}. {versions}."
-    )
-
-
 def targets(results: list[dict[str, Any]]) -> str:
     lines = []
     for result in results:
         for target in result["targets"]:
-            wanted = [f"≥ {target['least']:g}"] if target["least"] is not None else []
-            wanted += [f"≤ {target['most']:g}"] if target["most"] is not None else []
-            reached = "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
+            wanted = words.wanted(target)
             verdict = {True: "yes", False: "**no**", None: "not measured"}[target["met"]] if wanted else "—"
-            lines.append([result["workload"], target["what"], reached, " ".join(wanted) or "—", verdict])
+            lines.append([result["workload"], target["what"], words.reached(target), wanted or "—", verdict])
         if "failed" in result:
             lines.append([result["workload"], "the workload", f"failed: {result['failed']}", "—", "**no**"])
     return table(["workload", "figure", "reached", "wanted", "met"], lines)
 
 
 def workload(result: dict[str, Any]) -> str:
-    head = f"### {result['title']}\n\n"
+    head = f"### {result['title']}"
     if "failed" in result:
-        return f"{head}Failed: {result['failed']}"
-    unit = result["unit"]
-    work = "run" if result.get("better") == "less" else unit.removesuffix("/s").removesuffix("s")
-    partial = "partial" if "partial" in result else ""
+        return f"{head}\n\nFailed: {result['failed']}"
     lines = []
     for row in result["rows"]:
-        name = [row["case"], row["contender"]]
-        note = "; ".join(filter(None, [page.state(row), partial]))
-        if "median" not in row:
-            lines.append([*name, note, "", "", "", str(row["runs"]), "", ""])
-            continue
-        cpu, peak = row["cpu_seconds_per_unit"], row["peak_rss_bytes"]
+        figures = [f"{row[name]:.4g}" if name in row else "" for name in ("min", "median", "max")]
+        cpu = row.get("cpu_seconds_per_unit")
         lines.append(
             [
-                *name,
-                f"{row['min']:.4g}",
-                f"**{row['median']:.4g}**",
-                f"{row['max']:.4g}",
+                row["case"],
+                row["contender"],
+                figures[0],
+                f"**{figures[1]}**" if figures[1] else "",
+                figures[2],
                 "" if cpu is None else f"{cpu * 1e3:.3g}",
+                words.megabytes(row.get("peak_rss_bytes")),
                 str(row["runs"]),
-                "" if peak is None else f"{peak / 1e6:.0f}",
-                note,
+                words.state(row, result),
             ]
         )
-    heads = [
-        "case",
-        "contender",
-        f"min {unit}",
-        f"median {unit}",
-        f"max {unit}",
-        f"CPU ms / {work}",
-        "runs",
-        "peak RSS MB",
-        "note",
-    ]
-    parts = [head + result["conditions"]]
+    parts = [head, result["conditions"]]
     if "page_cache" in result:
         parts.append(f"Page cache: {result['page_cache']}")
-    parts.append(table(heads, lines))
+    parts += [table(words.heads(result), lines), f"Took {words.duration(result)} in all."]
     for name, values in (result.get("series") or {}).items():
         if values:
-            parts.append(f"{name}: VmRSS after each epoch, MB: {', '.join(f'{value / 1e6:.0f}' for value in values)}")
+            parts.append(f"{name}: VmRSS after each epoch, MB: {', '.join(words.megabytes(value) for value in values)}")
     commands = "\n".join(f"{name}: {shorten(command)}" for name, command in result["commands"].items())
     parts.append(f"<details><summary>Commands</summary>\n\n```text\n{commands}\n```\n\n</details>")
     return "\n\n".join(parts)
@@ -122,7 +91,7 @@ def workload(result: dict[str, Any]) -> str:
 
 def shorten(command: list[str], most: int = 600) -> str:
     """A command line on one line of the page; the whole one is in the JSON."""
-    line = page.command_line(command)
+    line = words.command_line(command)
     return line if len(line) <= most else f"{line[:most]} …"
 
 

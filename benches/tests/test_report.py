@@ -91,8 +91,14 @@ def test_what_failed_was_left_out_or_is_partial_is_said_in_plots_and_tables(page
     assert "partial" in figures["curve:start:0"]
     assert figures["bars:start:1000"].count("partial") == 2
     assert "Partial: The workload start: interrupted" in tables
-    assert "| 1000 | forebay | 0.0475 | **0.05** | 0.0525 | 3e+03 | 5 | 105 | partial |" in tables
+    assert "| 1000 | forebay | 0.0475 | **0.05** | 0.0525 | 3e+03 | 105 | 5 | partial |" in tables
     assert "failed: OSError: no room" in tables
+
+
+def test_how_long_each_workload_took_is_in_both_reports(page: Path) -> None:
+    for text in (page.read_text(), (page.parent / "report.md").read_text()):
+        assert "0.8 minutes: blocks 12 s, broken 12 s, start 12 s, training 12 s" in text
+        assert text.count("Took 12 s in all.") == 3
 
 
 def test_a_workload_that_never_ran_makes_the_run_partial(tmp_path: Path) -> None:

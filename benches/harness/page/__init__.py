@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import statistics
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from .. import words
 from ..ratios import by_round, is_ours, limit_of
 from ..results import Run
 from . import bars, curves, timeline
@@ -35,58 +34,32 @@ def html(run: Run) -> str:
 
 
 def head(run: Run) -> str:
-    machine = run.machine
-    disk = machine["disk"]
-    facts = {
-        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB",
-        "system": f"{machine['system']}, kernel {machine['kernel']}",
-        "disk": ", ".join(f"{name} {value}" for name, value in disk.items()),
-        "load before": ", ".join(f"{load:.2f}" for load in machine["load"]),
-        "commit": machine["commit"],
-        "versions": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
-    }
-    if "run" in machine:
-        settings = machine["run"]
-        facts["run"] = f"{settings['scale']}, {settings['rounds']} rounds, {settings['threads']} threads"
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in words.facts(run).items())
     about = (
         "Bars and points are medians; whiskers reach from the smallest to the largest of the runs, which are the dots. "
         "Everything was measured in the same run, contenders in turn with each other."
     )
     return (
         f"<h1>Forebay’s benchmarks</h1><p class=soft>Run <code>{escape(run.name)}</code></p>"
-        f"{''.join(f'<p class=warning>{escape(line)}</p>' for line in warnings(run))}"
-        f"<p>{about}</p><details><summary>Machine and versions</summary><dl>{listed}</dl></details>"
+        f"{''.join(f'<p class=warning>{escape(line)}</p>' for line in words.warnings(run))}"
+        f"<p>{about}</p><details><summary>Machine, versions and times</summary><dl>{listed}</dl></details>"
     )
 
 
-def warnings(run: Run) -> list[str]:
-    """What a reader must know before looking at any figure."""
-    found = []
-    if any(result["small"] for result in run.workloads):
-        found.append("A small run: it shows that everything works; its figures mean little.")
-    if run.missing:
-        found.append(f"A partial run: it ended before {', '.join(run.missing)}.")
-    found += [f"Partial: {result['title']}: {result['partial']}." for result in run.workloads if "partial" in result]
-    return found
-
-
 def targets(results: list[dict[str, Any]]) -> str:
+    verdicts = {
+        True: "<span class=yes>✓ met</span>",
+        False: "<span class=no>✗ missed</span>",
+        None: "not measured",
+    }
     lines = []
     for result in results:
         for target in result["targets"]:
-            bounds = [f"≥ {target['least']:g}"] if target["least"] is not None else []
-            bounds += [f"≤ {target['most']:g}"] if target["most"] is not None else []
-            reached = "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
-            verdict = {
-                True: "<span class=yes>✓ met</span>",
-                False: "<span class=no>✗ missed</span>",
-                None: "not measured",
-            }
-            met = verdict[target["met"]] if bounds else "—"
+            wanted = words.wanted(target)
             part = " <span class=no>partial</span>" if "partial" in result else ""
             what = f'<a href="#{result["workload"]}">{escape(result["workload"])}</a>{part}'
-            lines.append([what, escape(target["what"]), reached, escape(" ".join(bounds) or "—"), met])
+            met = verdicts[target["met"]] if wanted else "—"
+            lines.append([what, escape(target["what"]), words.reached(target), wanted or "—", met])
         if "failed" in result:
             failed = f"failed: {escape(result['failed'])}"
             lines.append([escape(result["workload"]), failed, "not measured", "—", "<span class=no>✗ failed</span>"])
@@ -109,7 +82,7 @@ def shares(results: list[dict[str, Any]]) -> str:
                     continue
                 ratios = [100 * ratio for ratio in by_round(result, case, row["contender"], limit)]
                 drawn = bar(row, result, ratios)
-                label = ": ".join(filter(None, [case, drawn.label]))
+                label = ": ".join(filter(None, ["" if case == tier else case, drawn.label]))
                 groups.setdefault(group, []).append(replace(drawn, label=label))
     caption = "Share of the limit in the same round, by tier"
     return bars.plot("shares", caption, groups, "% of the limit", mark=100) if groups else ""
@@ -129,11 +102,6 @@ def first_batches(results: list[dict[str, Any]]) -> str:
     return bars.plot("first-batch", "Time to the first batch (less is better)", groups, "seconds") if groups else ""
 
 
-def command_line(command: list[str]) -> str:
-    """As a shell takes it; the home folder stays a tilde outside of quotes."""
-    return re.sub(r"'(~/[\w@%+=:,./-]*)'", r"\1", shlex.join(command))
-
-
 def measured(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [result for result in results if "failed" not in result]
 
@@ -141,7 +109,7 @@ def measured(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def bar(row: dict[str, Any], result: dict[str, Any], values: list[float]) -> Bar:
     """A row's bar, of these values of its runs."""
     limit = row["contender"] == limit_of(result, row["case"])
-    note = state(row)
+    note = words.state(row)
     role = "limit" if limit else "ours" if is_ours(row["contender"]) else "peer"
     if not values:
         return Bar(row["contender"], role, note=note or "no figure", partial="partial" in result)
@@ -157,16 +125,6 @@ def bar(row: dict[str, Any], result: dict[str, Any], values: list[float]) -> Bar
     )
 
 
-def state(row: dict[str, Any]) -> str:
-    """What is to be said of a row besides its figures."""
-    if "left_out" in row:
-        return f"left out: {row['left_out']}"
-    if row["errors"]:
-        after = f" after {row['runs']} runs" if row["runs"] else ""
-        return f"failed{after}: {row['errors'][0]}"
-    return ""
-
-
 def workload(result: dict[str, Any], folder: Path) -> str:
     name = result["workload"]
     parts = [f'<h2 id="{escape(name)}">{escape(result["title"])}</h2>']
@@ -174,7 +132,7 @@ def workload(result: dict[str, Any], folder: Path) -> str:
         return "".join([*parts, f"<p class=warning>Failed: {escape(result['failed'])}</p>"])
     if "partial" in result:
         parts.append(f"<p class=warning>Partial: {escape(result['partial'])}</p>")
-    parts.append(f"<p>{escape(result['conditions'])}</p>")
+    parts.append(f"<p>{escape(result['conditions'])} <span class=soft>Took {words.duration(result)} in all.</span></p>")
     if "page_cache" in result:
         parts.append(f"<p class=soft>Page cache: {escape(result['page_cache'])}</p>")
     groups: dict[str, list[Bar]] = {}
@@ -197,7 +155,7 @@ def workload(result: dict[str, Any], folder: Path) -> str:
         parts.append(f'<p><a href="{escape(name)}.flame.svg">Flame graph</a>: where processors spend their time.</p>')
     parts.append(rows(result))
     commands = "".join(
-        f"<dt>{escape(contender)}</dt><dd><code>{escape(command_line(command))}</code></dd>"
+        f"<dt>{escape(contender)}</dt><dd><code>{escape(words.command_line(command))}</code></dd>"
         for contender, command in result["commands"].items()
     )
     parts.append(f"<details><summary>Commands</summary><dl>{commands}</dl></details>")
@@ -225,26 +183,22 @@ def series(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def rows(result: dict[str, Any]) -> str:
-    unit = result["unit"]
-    work = "run" if result.get("better") == "less" else unit.removesuffix("/s").removesuffix("s")
-    heads = ["case", "contender", "min", f"median {unit}", "max", f"CPU ms / {work}", "peak RSS MB", "runs", ""]
     lines = []
     for row in result["rows"]:
         figures = [number(row[name]) if name in row else "" for name in ("min", "median", "max")]
-        cpu, peak = row.get("cpu_seconds_per_unit"), row.get("peak_rss_bytes")
-        note = "; ".join(filter(None, [state(row), "partial" if "partial" in result else ""]))
+        cpu, note = row.get("cpu_seconds_per_unit"), words.state(row, result)
         lines.append(
             [
                 escape(row["case"]),
                 escape(row["contender"]),
                 *figures,
                 "" if cpu is None else number(cpu * 1e3),
-                "" if peak is None else f"{peak / 1e6:.0f}",
+                words.megabytes(row.get("peak_rss_bytes")),
                 str(row["runs"]),
                 f"<span class=no>{escape(note)}</span>" if note else "",
             ]
         )
-    return table(heads, lines, numbers=set(range(2, 8)))
+    return table(words.heads(result), lines, numbers=set(range(2, 8)))
 
 
 def table(heads: list[str], lines: list[list[str]], numbers: set[int]) -> str:
