@@ -135,12 +135,16 @@ class SeaweedFS:
 
 
 class RangeServer:
-    """A folder over HTTP with ranges, entity tags and If-Match, in a thread. `requests` lists (method, path, range)."""
+    """A folder over HTTP with ranges, entity tags and If-Match, in a thread. `requests` lists (method, path, range), `sent_bytes`
+    counts."""
 
     def __init__(self, folder: Path) -> None:
         self.requests: list[tuple[str, str, str | None]] = []
         self.answer: Any = None
         """A function (handler) -> bool that may answer a request itself: to fail, stall or cut."""
+        self.sent_bytes = 0
+        """Of the bodies of what it answers itself, also where the other side stops reading."""
+        self.counting = threading.Lock()
         handler = functools.partial(_RangeHandler, self, folder)
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -169,7 +173,10 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.home.requests.append((self.command, self.path, self.headers.get("range")))
         if not (self.home.answer and self.home.answer(self)):
-            self.wfile.write(self.begin())
+            body = self.begin()
+            with self.home.counting:
+                self.home.sent_bytes += len(body)
+            self.wfile.write(body)
 
     do_HEAD = do_GET
 
