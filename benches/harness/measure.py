@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Answer = dict[str, Any]
+from .child import LOOK_SECONDS, status
 
+Answer = dict[str, Any]
 
 # No contender takes a tenth of it: one that hangs doesn't hold up the others for ever.
 LONGEST_SECONDS = 1800.0
@@ -95,13 +96,15 @@ def execute(
     longest: float = LONGEST_SECONDS,
 ) -> Answer:
     """Runs a process to its end. Gives the JSON object of its last line, and, under `process`, its wall and processor seconds and
-    its peak RSS from start to end, as the kernel counts them. `each` gets the object of every line, as it comes."""
+    its peak RSS from start to end. `each` gets the object of every line, as it comes."""
     answer: Answer = {}
     start = time.perf_counter()
     with running(command, log, env, subprocess.PIPE) as process:
         late = threading.Timer(longest, kill_group, [process.pid])
+        peak = Peak(process.pid)
         try:
             late.start()
+            peak.start()
             assert process.stdout
             with process.stdout:
                 for line in process.stdout:
@@ -113,6 +116,7 @@ def execute(
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             late.cancel()
+            peak.ended.set()
     seconds = time.perf_counter() - start
     if seconds >= longest:
         raise Failed(f"{Path(command[0]).name} was ended after {longest:.0f} s")
@@ -121,9 +125,24 @@ def execute(
     whole = {
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_rss_bytes": usage.ru_maxrss * 1024,
+        "peak_rss_bytes": peak.bytes,
     }
     return {**answer, "process": whole}
+
+
+class Peak(threading.Thread):
+    """The peak RSS of a process, as it was last seen. The kernel's own account at the end can't be taken: it begins with the peak
+    of the process that started it, which is this one."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.bytes, self.ended = pid, 0, threading.Event()
+
+    def run(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, status("VmHWM", self.pid))
+            if self.ended.wait(LOOK_SECONDS):
+                return
 
 
 def kill_group(pid: int) -> None:

@@ -9,6 +9,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -349,6 +351,25 @@ def test_each_object_is_given_as_it_comes_and_the_last_at_the_end(tmp_path: Path
     answer = execute([sys.executable, "-c", program], tmp_path / "log", each=each, longest=60.0)
     assert heard == [{"round": 1}, {"round": 2}]
     assert answer["round"] == 2
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_the_harness(tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    held = bytearray(b"1" * (400 << 20))
+    program = (
+        f"""held = bytearray(b'1' * (50 << 20)); print('{{"there": 1}}', flush=True); open({str(never)!r}).read()"""
+    )
+
+    def each(_: dict[str, Any]) -> None:
+        [look] = [thread for thread in threading.enumerate() if isinstance(thread, measure.Peak)]
+        deadline = time.monotonic() + 60
+        while look.bytes < 50 << 20 and time.monotonic() < deadline:
+            look.join(0.01)
+        never.open("w").close()
+
+    answer = execute([sys.executable, "-c", program], tmp_path / "log", each=each, longest=60.0)
+    assert 50 << 20 < answer["process"]["peak_rss_bytes"] < len(held)
 
 
 def test_an_interrupt_keeps_what_a_measuring_program_has_said_so_far(tmp_path: Path) -> None:
