@@ -43,8 +43,8 @@ class Place:
 
     @property
     def few(self) -> int:
-        """Rounds of a contender over which nothing is promised."""
-        return self.rounds if self.full else min(2, self.rounds)
+        """Rounds of a contender over which nothing is promised: all of them together cost more than half of a run's time."""
+        return self.rounds if self.full else 1
 
     def empty(self, name: str) -> Path:
         """A folder of this name without anything in it."""

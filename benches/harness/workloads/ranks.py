@@ -63,7 +63,7 @@ def run(place: Place) -> dict[str, Any]:
             "decoding threads in all, but one a rank at least; images of all together, from a start that they wait for to the "
             "end of the last one. From the origin: the loaders' making and an epoch into an empty folder, from an HTTP server "
             "on the same processors that counts what it sends. NVMe: the second epoch of processes that find the shards in the "
-            f"folder. {PEER}: as many torch workers, which read the shards from the page cache; each epoch of theirs would read "
+            f"folder. {PEER}: as many torch workers, which read half as many from the page cache; each epoch would read "
             "the origin anew. Memory: of all processes at the end, each page counted once (PSS) and once for each (RSS)."
         ),
         "page_cache": "warm: the shards are read before. forebay reads its cache folder past it, with O_DIRECT.",
@@ -107,14 +107,16 @@ def cold(place: Place, ranks: int, settings: dict[str, Any], origin: RangeServer
 
 
 def peer(place: Place, workers: int, settings: dict[str, Any], log: Path) -> Contender:
-    command = [*place.peer("webdataset_torch"), json.dumps({**settings, "threads": workers, "images": "torchvision"})]
+    # An endless stream, of which half an epoch tells its rate.
+    given = {**settings, "samples": settings["samples"] // 2, "threads": workers, "images": "torchvision"}
+    command = [*place.peer("webdataset_torch"), json.dumps(given)]
 
     def go(_: int) -> Answer:
         if why := refused("webdataset"):
             raise Failed(f"webdataset does not install: {why}")
         return {**execute(command, log), "processes": workers}
 
-    return Contender(f"{PEER}, {workers} {'worker' if workers == 1 else 'workers'}", go, command, 1)
+    return Contender(f"{PEER}, {workers} {'worker' if workers == 1 else 'workers'}", go, command, place.few)
 
 
 def targets(runs: list[Answer], table: list[Answer]) -> list[Answer]:
