@@ -172,6 +172,16 @@ class Contender:
     """The most that it takes part in: fewer than the others where nothing is promised over it."""
 
 
+def program(name: str, command: list[str], log: Path, check: Callable[[Answer], Answer] | None = None) -> Contender:
+    """A contender whose runs are one command, which says itself what it reached; `check` refuses answers."""
+
+    def go(_: int) -> Answer:
+        answer = execute(command, log)
+        return check(answer) if check else answer
+
+    return Contender(name, go, command)
+
+
 def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list[Answer]:
     """Each contender once per round, another one first in each round. One that fails, or can't run here, is left out from there
     on, and the reason kept. An interrupt ends the turns; the runs so far are given."""

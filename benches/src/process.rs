@@ -21,6 +21,11 @@ pub fn peak_rss_bytes() -> Result<u64> {
     Ok(kib << 10)
 }
 
+/// Counts [`peak_rss_bytes`] anew, from what is resident now.
+pub fn forget_peak_rss() -> Result<()> {
+    std::fs::write("/proc/self/clear_refs", "5").context("/proc/self/clear_refs")
+}
+
 /// Bytes that this process has had read from disks and written to them.
 pub fn disk_bytes() -> Result<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/self/io")?;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import photos
 import pytest
 import synthetic
 from harness import machine, schema
-from harness.measure import Failed, execute, rows
-from harness.workloads import jpeg_training, ranks, startup
+from harness.measure import Failed, execute, rows, take_turns
+from harness.workloads import dataset_size, jpeg_training, ranks, startup
 from servers import RangeServer
 
 REPOSITORY = machine.BENCHES.parent
@@ -158,3 +159,23 @@ def test_cold_training_is_held_against_the_slower_of_decoding_and_the_fastest_do
     targets = jpeg_training.targets(table(forebay=1900.0, limit=3000.0, rclone=2000.0))
     assert targets[-1]["what"] == "images/s over the slower of decoding and the fastest download (rclone copy), cold S3"
     assert (targets[-1]["reached"], targets[-1]["met"]) == (0.95, True)
+
+
+def test_a_list_that_does_not_fit_into_memory_is_left_out(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('{\"value\": 1}')"]
+    (fits,) = take_turns([dataset_size.sampler(1000, command, tmp_path / "log")], 1)
+    assert fits["value"] == 1
+    (too_large,) = take_turns([dataset_size.sampler(10**15, command, tmp_path / "log")], 5)
+    assert "value" not in too_large
+    assert re.fullmatch(r"its list of all numbers takes about 56000000 GB; .*", too_large["left_out"])
+
+
+def test_the_size_of_a_dataset_is_judged_at_its_largest() -> None:
+    def run(case: str, ms: float, index: float) -> dict[str, Any]:
+        more = {"us_per_sample": 1.0, "grown_bytes": 5_000_000, "index_bytes_per_member": index}
+        return {"contender": "forebay", "case": case, "round": 0, "value": ms, **more}
+
+    small, large = run("10^3", 1.0, 30.0), run("10^9", 40.0, 6.0)
+    torch = {**large, "contender": "torch RandomSampler", "value": 9.0}
+    assert [entry["reached"] for entry in dataset_size.targets([small, torch, large])] == [40.0, 1.0, 5.0, 6.0]
+    assert all(entry["met"] is None for entry in dataset_size.targets([small]) if entry["most"])

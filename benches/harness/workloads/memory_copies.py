@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..measure import Answer, Contender, execute, rows, take_turns
+from ..measure import Answer, program, rows, take_turns
 from ..place import Place
 
 TITLE = "Copying memory (memcpy between buffers of 256 MiB)"
@@ -17,11 +17,10 @@ def run(place: Place) -> Answer:
         case = f"{threads} thread{'s' if threads > 1 else ''}"
         command = [place.program("limits"), f"--threads={threads}", "copy", f"--times={place.scaled(8, 1)}"]
         commands[f"memcpy, {case}"] = command
-        contender = Contender("memcpy", lambda _, command=command: execute(command, log), command)
-        runs += take_turns([contender], place.rounds, case)
+        runs += take_turns([program("memcpy", command, log)], place.rounds, case)
     return {
         "unit": "GB/s",
-        "conditions": "Each thread copies a buffer of its own to another one; 10⁹ bytes copied per second, of all threads together.",
+        "conditions": "Each thread copies a buffer of its own to another one; bytes copied, by all threads together.",
         "settings": {},
         "commands": commands,
         "runs": runs,

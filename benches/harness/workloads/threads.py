@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from ..measure import Answer, Contender, curve, execute, ratio, rows, take_turns, target
-from ..place import Place, warm
-from .jpeg_training import BATCH, LIMIT, OUTPUT, SAMPLES_PER_SHARD, checked
+from ..measure import Answer, curve, execute, program, ratio, rows, take_turns, target
+from ..place import SAMPLES_PER_SHARD, Place, warm
+from .jpeg_training import BATCH, LIMIT, OUTPUT, checked
 
 TITLE = "JPEG training, warm NVMe, against the number of decoding threads"
 NEED_BYTES = 3 << 30
 
 
 def run(place: Place) -> Answer:
-    shards = place.photos(place.scaled(4, 2), SAMPLES_PER_SHARD)
+    shards = place.photos(place.scaled(4, 2))
     warm(shards)
     log = place.logs / "threads.log"
     counts = sorted({1, place.threads, 2 * place.threads})
@@ -40,8 +40,8 @@ def run(place: Place) -> Answer:
         alone = [place.program("crops"), f"--threads={count}", f"--batch={BATCH}", *map(str, shards)]
         commands |= {f"forebay, {case}": ours, f"{LIMIT}, {case}": alone}
         contenders = [
-            Contender("forebay", lambda _, command=ours: checked(execute(command, log)), ours),
-            Contender(LIMIT, lambda _, command=alone: checked(execute(command, log)), alone),
+            program("forebay", ours, log, checked),
+            program(LIMIT, alone, log, checked),
         ]
         runs += take_turns(contenders, min(place.rounds, 3), case)
     place.remove("threads-cache")
