@@ -11,6 +11,7 @@ use forebay_loader::dataset::TarScanner;
 use forebay_loader::dataset::index::ShardIndexBuilder;
 use forebay_loader::decode::{Decoder, ImageOut, Limits};
 use forebay_loader::field::{DecodeMode, Transform};
+use forebay_loader::measure::decoding::training;
 use forebay_loader::plan::{Cursor, EpochRng, Order, OrderMode, OrderSpec};
 
 use crate::{mixed, photos};
@@ -32,7 +33,7 @@ pub const CASES: [(&str, &str); 7] = [
 /// An unknown name; a `shard` of photographs that can't be read.
 pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
     Ok(match name {
-        "crop_224" => decode(shard, photos::training().to_vec())?,
+        "crop_224" => decode(shard, training(photos::SIDE).to_vec())?,
         "whole" => decode(shard, Vec::new())?,
         "checksum" => checksum(),
         "tar_scan" => tar_scan(shard)?,

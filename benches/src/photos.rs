@@ -1,30 +1,15 @@
-//! Photographs out of a shard, in memory, and what training does to them.
+//! Photographs out of a shard, in memory.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use forebay_loader::dataset::tar::Event;
 use forebay_loader::dataset::{Grouper, MemberEntry, SampleEntry, TarScanner};
-use forebay_loader::field::{Interpolation, Transform};
 
-/// Pixels of a side of what [`training`] gives.
+/// Pixels of a side of what training takes of them.
 pub const SIDE: u32 = 224;
 /// Of such an image.
 pub const IMAGE_BYTES: usize = (SIDE * SIDE * 3) as usize;
-
-/// A random crop, resized, and a flip: torchvision's defaults.
-pub fn training() -> [Transform; 2] {
-    [
-        Transform::RandomResizedCrop {
-            size: (SIDE, SIDE),
-            scale: (0.08, 1.0),
-            ratio: (3.0 / 4.0, 4.0 / 3.0),
-            interpolation: Interpolation::Bilinear,
-            antialias: true,
-        },
-        Transform::RandomHorizontalFlip { p: 0.5 },
-    ]
-}
 
 /// Samples of a tar shard that lies in memory, in storage order.
 ///

@@ -16,6 +16,7 @@ mod epoch;
 pub mod error;
 pub mod field;
 pub mod loader;
+pub mod measure;
 mod memory;
 pub mod options;
 mod pages;

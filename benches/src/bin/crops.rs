@@ -4,15 +4,14 @@
 //! `crops --threads 2 --batch 256 SHARD...` prints one JSON object.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
-use forebay_bench::photos::{self, IMAGE_BYTES, SIDE};
+use forebay_bench::photos::{self, SIDE};
 use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
-use forebay_loader::decode::{Decoder, ImageOut, Limits};
 use forebay_loader::field::DecodeMode;
+use forebay_loader::measure::decoding::{Decoding, training};
 use forebay_loader::plan::EpochRng;
 
 #[derive(Parser)]
@@ -47,14 +46,12 @@ fn main() -> Result<()> {
     for shard in &args.shards {
         images.extend(photos::jpegs(shard)?);
     }
-    // Each thread's share of two batches, and its decoder: kept from pass to pass, as in a pipeline.
-    let slots = (2 * args.batch).div_ceil(args.threads) * IMAGE_BYTES;
-    let mut workers: Vec<_> =
-        (0..args.threads).map(|_| (Decoder::new(Limits::default()), vec![0; slots])).collect();
+    let mode = if args.fast { DecodeMode::Fast } else { DecodeMode::Exact };
+    let mut decoding = Decoding::new(training(SIDE), mode, args.threads, args.batch)?;
     let (mut cpu, mut seconds) = (0.0, 0.0);
     for epoch in 0..args.epochs {
         let (before, start) = (cpu_seconds()?, Instant::now());
-        pass(&args, &images, &mut workers, EpochRng::new(args.seed, epoch))?;
+        decoding.pass(&images, EpochRng::new(args.seed, epoch), || false)?;
         if epoch > 0 {
             seconds += start.elapsed().as_secs_f64();
             cpu += cpu_seconds()? - before;
@@ -71,31 +68,4 @@ fn main() -> Result<()> {
     });
     println!("{answer}");
     Ok(())
-}
-
-/// Decodes every image once; threads take them one by one.
-fn pass(args: &Args, images: &[Vec<u8>], workers: &mut [(Decoder, Vec<u8>)], random: EpochRng) -> Result<()> {
-    let transforms = photos::training();
-    let mode = if args.fast { DecodeMode::Fast } else { DecodeMode::Exact };
-    let next = AtomicUsize::new(0);
-    let work = |(decoder, slots): &mut (Decoder, Vec<u8>)| -> Result<()> {
-        for turn in 0.. {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(bytes) = images.get(number) else { return Ok(()) };
-            let at = turn % (slots.len() / IMAGE_BYTES) * IMAGE_BYTES;
-            let draws = random.draws(number as u64);
-            let slot = ImageOut::Slot(&mut slots[at..at + IMAGE_BYTES]);
-            decoder
-                .image(bytes, &transforms, mode, &draws, slot)
-                .map_err(|error| anyhow!("image {number}: {error}"))?;
-        }
-        Ok(())
-    };
-    let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(move || work(worker))).collect();
-        let ended =
-            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
-        ended.collect::<Result<Vec<()>>>().map(drop)
-    })
 }

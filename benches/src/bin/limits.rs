@@ -15,6 +15,7 @@ use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
 use forebay_loader::decode::jpeg::alone::{Alone, Huffman};
 use forebay_loader::decode::orientation::Rect;
 use forebay_loader::decode::{Decoder, Limits};
+use forebay_loader::measure::decoding::training;
 use forebay_loader::plan::EpochRng;
 
 #[derive(Parser)]
@@ -129,7 +130,7 @@ fn decode(threads: usize, step: Step, huffman: Whose, shards: &[PathBuf]) -> Res
 /// What training crops of each image.
 fn boxes(images: &[Vec<u8>]) -> Result<Vec<Rect>> {
     let (mut decoder, transforms, random) =
-        (Decoder::new(Limits::default()), photos::training(), EpochRng::new(0, 0));
+        (Decoder::new(Limits::default()), training(photos::SIDE), EpochRng::new(0, 0));
     let crop = |(number, bytes): (usize, &Vec<u8>)| {
         let geometry = decoder.geometry(bytes, &transforms, &random.draws(number as u64));
         let geometry = geometry.map_err(|error| anyhow!("image {number}: {error}"))?;

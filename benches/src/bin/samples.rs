@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use forebay_bench::photos;
-use forebay_bench::process::{cpu_seconds, forget_peak_rss, peak_rss_bytes};
+use forebay_bench::process::{cpu_seconds, reset_peak_rss, peak_rss_bytes};
 use forebay_cache::ObjectId;
 use forebay_loader::dataset::index::{ShardIndex, ShardIndexBuilder};
 use forebay_loader::plan::{
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let full = args.samples / SHARD;
     let counts: Arc<[u64]> =
         (0..full).map(|_| SHARD).chain(Some(args.samples % SHARD).filter(|rest| *rest > 0)).collect();
-    forget_peak_rss()?;
+    reset_peak_rss()?;
     let (before, cpu, start) = (peak_rss_bytes()?, cpu_seconds()?, Instant::now());
     let order = Order::new(&OrderSpec {
         counts,
