@@ -11,6 +11,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use crate::trace::Listeners;
+
 /// A count of bytes; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals(Arc<AtomicU64>);
@@ -25,15 +27,16 @@ impl Arrivals {
     }
 }
 
-/// An origin whose bytes are counted chunk by chunk.
+/// An origin whose bytes are counted chunk by chunk, and whose requests are traced where somebody listens.
 pub(crate) struct Counting {
     inner: Arc<dyn Origin>,
     arrivals: Arrivals,
+    listeners: Listeners,
 }
 
 impl Counting {
-    pub(crate) fn new(inner: Arc<dyn Origin>, arrivals: Arrivals) -> Self {
-        Self { inner, arrivals }
+    pub(crate) fn new(inner: Arc<dyn Origin>, arrivals: Arrivals, listeners: Listeners) -> Self {
+        Self { inner, arrivals, listeners }
     }
 }
 
@@ -54,8 +57,13 @@ impl Origin for Counting {
 
     fn get(&self, object: &ObjectMeta, range: ByteRange) -> BoxStream<'static, Result<Bytes, Error>> {
         let arrivals = self.arrivals.clone();
+        let mut fetch = self.listeners.fetch(&object.location, range);
         let count = move |chunk: &Result<Bytes, Error>| {
-            arrivals.add(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+            let bytes = chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            arrivals.add(bytes);
+            if let Some(fetch) = &mut fetch {
+                fetch.arrived(bytes);
+            }
         };
         self.inner.get(object, range).inspect(count).boxed()
     }

@@ -27,6 +27,7 @@ use crate::plan::{EpochCut, EpochRng, Order, OrderSpec, Piece, Readers, World};
 use crate::prefetch::{Planner, Readahead, room_units};
 use crate::report::Reporter;
 use crate::session::Session;
+use crate::trace::Trace;
 use crate::walk::{Discovered, Ordered, Walk};
 
 /// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
@@ -57,6 +58,7 @@ pub(crate) struct Workplace {
     pub(crate) account: Arc<Account>,
     pub(crate) reporter: Reporter,
     pub(crate) sorted: Arc<SortedLabels>,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// How long a closed loader's last reads are waited for: they end by themselves, but on a disk that hangs.
@@ -88,10 +90,11 @@ impl Workplace {
         self.catalog.forget_indexes();
     }
 
-    /// Bytes that batches, values, reads and large images take.
-    pub(crate) fn used_bytes(&self) -> usize {
+    /// Bytes that batches, values, reads and large images take, and cached blocks.
+    pub(crate) fn host_memory_bytes(&self) -> u64 {
         let heap = self.values.budget.used_bytes() + self.large.used_bytes();
-        self.batches.used_bytes() + self.reads.used_bytes() + heap
+        let used = self.batches.used_bytes() + self.reads.used_bytes() + heap;
+        used as u64 + self.session.cache().stats().ram_bytes
     }
 
     /// The most that each of them ever took.
@@ -172,7 +175,7 @@ impl Epoch {
         walk: Walk,
         reached: watch::Sender<u64>,
     ) -> (Self, Over) {
-        let ready = Arc::new(Ready::new());
+        let ready = Arc::new(Ready::new(place.trace.clone()));
         let room_units = room_units(place.reads.capacity_bytes());
         let number = shop.spec.epoch;
         let running = shop.running.subscribe();
@@ -231,6 +234,7 @@ fn workshop(
         reporter: place.reporter.clone(),
         sorted: sorted(place, options),
         running: watch::Sender::new(()),
+        trace: place.trace.clone(),
     }
 }
 

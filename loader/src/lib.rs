@@ -28,6 +28,7 @@ pub mod session;
 pub mod size;
 pub mod stats;
 pub mod threads;
+pub mod trace;
 mod walk;
 
 pub use error::{Error, Result};

@@ -26,6 +26,7 @@ use crate::report::Reporter;
 use crate::session::Session;
 use crate::stats::LoaderStats;
 use crate::threads;
+use crate::trace::Counter;
 
 /// Streams the batches of one rank, epoch after epoch. All methods may be called from any thread.
 #[derive(Debug)]
@@ -124,7 +125,11 @@ impl Loader {
             account: Arc::new(Account::new(options.max_errors)),
             reporter,
             sorted: Arc::default(),
+            trace: options.trace.clone(),
         };
+        if let Some(trace) = &place.trace {
+            place.session.listeners().add(trace);
+        }
         let position = Position {
             progress: Progress { epoch: 0, consumed: 0 },
             left: false,
@@ -252,6 +257,9 @@ impl Loader {
                 }
                 position.batches += 1;
                 position.samples += batch.valid as u64;
+                if let Some(trace) = &self.place.trace {
+                    trace.count(Counter::Memory, self.place.host_memory_bytes());
+                }
                 Ok(Next::Batch(Box::new(batch)))
             }
         }
@@ -368,7 +376,7 @@ impl Loader {
             simd: threads::simd(),
             threads: place.pool.current_num_threads(),
             role: cache.role,
-            host_memory_bytes: place.used_bytes() as u64 + cache.ram_bytes,
+            host_memory_bytes: place.host_memory_bytes(),
             host_memory_peak_bytes: place.peak_bytes() as u64 + cache.ram_limit_bytes,
             offline: cache.offline,
             notes: place.reporter.said(),

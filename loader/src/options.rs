@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::field::{Field, FieldKind};
 use crate::plan::OrderMode;
+use crate::trace::Trace;
 
 /// Everything that makes a loader.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct LoaderOptions {
     pub max_errors: u64,
     /// Where bytes are kept.
     pub cache: CacheSettings,
+    /// Records what the loader does when. `None`: nothing does.
+    pub trace: Option<Trace>,
 }
 
 /// What becomes of a sample that can't be decoded.

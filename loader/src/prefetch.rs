@@ -21,6 +21,7 @@ use crate::pipeline::row::{Done, Job, Workshop, panicked};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
 use crate::plan::{Order, Page, Progress, Readers};
+use crate::trace::{Planning, Timed, What, timed};
 use crate::walk::{Placed, Planned, Walk};
 
 /// The unit in which room for reads is counted.
@@ -53,6 +54,8 @@ enum Coming {
         values: Option<Arc<Reservation>>,
         permit: OwnedSemaphorePermit,
         after: Progress,
+        /// Since when it is on its way.
+        planned: Timed,
     },
     Failed(Error),
 }
@@ -84,18 +87,27 @@ impl Planner {
         // The first batch has none before it.
         let mut before = watch::channel(true).1;
         for index in 0.. {
+            let waited = timed(&self.shop.trace);
             let Ok(permit) = self.ahead.clone().acquire_owned().await else { return Ok(()) };
+            waited.end(|| What::Plan(Planning::Consumer));
             let next = {
                 let _inside = self.shop.gauges.enter(Stage::Index);
-                self.walk.next(&self.shop.catalog).await?
+                let timed = timed(&self.shop.trace);
+                let next = self.walk.next(&self.shop.catalog).await?;
+                timed.end(|| What::Plan(Planning::Index));
+                next
             };
             let Some(Planned { samples, valid, start, after }) = next else { return Ok(()) };
             self.reached.send_replace(start);
+            let planned = timed(&self.shop.trace);
             let units = self.units(&samples)?;
             let (slot, cells) = {
                 let _inside = self.shop.gauges.enter(Stage::Memory);
                 let at = (self.shop.spec.epoch, index);
-                Slot::allocate(&self.layout, &self.batches, at, samples.len(), valid).await?
+                let timed = timed(&self.shop.trace);
+                let slot = Slot::allocate(&self.layout, &self.batches, at, samples.len(), valid).await?;
+                timed.end(|| What::Plan(Planning::Memory));
+                slot
             };
             let values = self.values.as_ref().map(|values| {
                 let reservation = Reservation::new(values, samples.len(), before.clone());
@@ -108,7 +120,7 @@ impl Planner {
                 (Job { position, number, sample, cells, row, values: values.clone() }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
-            if coming.send(Coming::Batch { slot, rows, values, permit, after }).await.is_err() {
+            if coming.send(Coming::Batch { slot, rows, values, permit, after, planned }).await.is_err() {
                 return Ok(());
             }
         }
@@ -180,12 +192,17 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, ready
     while let Some(coming) = arrivals.recv().await {
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
-            Coming::Batch { slot, mut rows, values, permit, after } => {
+            Coming::Batch { slot, mut rows, values, permit, after, planned } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
                     Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
                 });
                 let _inside = shop.gauges.enter(Stage::Assemble);
-                (assemble(slot, rows, values, &shop).map(|batch| (batch, after)), Some(permit))
+                let (epoch, index, valid) = (slot.epoch, slot.index, slot.valid);
+                let timed = timed(&shop.trace);
+                let made = assemble(slot, rows, values, &shop).map(|batch| (batch, after));
+                timed.end(|| What::Assemble { index });
+                planned.end(|| What::Batch { epoch, index, rows: valid });
+                (made, Some(permit))
             }
         };
         let failed = batch.is_err();

@@ -17,6 +17,7 @@ use crate::arrivals::{Arrivals, Counting};
 use crate::catalog::Gunzip;
 use crate::error::{Error, Result};
 use crate::options::CacheSettings;
+use crate::trace::Listeners;
 
 /// The least host memory that does anything useful: four blocks on their way, reads and two small batches.
 pub(crate) const LEAST_MEMORY_BYTES: u64 = 64 << 20;
@@ -44,6 +45,7 @@ pub struct Session {
     cache: Cache,
     origins: Arc<dyn Origin>,
     arrivals: Arrivals,
+    listeners: Listeners,
     arena: Arena,
     /// What the cache maps for other processes, as a memfd of its own, and what its bookkeeping keeps on the heap.
     _beside: Held,
@@ -97,8 +99,8 @@ impl Session {
         let beside =
             arena.hold("what the cache keeps beside its blocks", parts.shared + parts.bookkeeping)?;
         let blocks = arena.region("cache blocks", parts.blocks)?;
-        let arrivals = Arrivals::default();
-        let origins: Arc<dyn Origin> = Arc::new(Counting::new(origin, arrivals.clone()));
+        let (arrivals, listeners) = (Arrivals::default(), Listeners::default());
+        let origins: Arc<dyn Origin> = Arc::new(Counting::new(origin, arrivals.clone(), listeners.clone()));
         std::fs::create_dir_all(dir).map_err(|error| forebay_cache::Error::CacheDir {
             path: dir.into(),
             what: "it could not be made; name a cache_dir on a local disk that may be written".into(),
@@ -121,6 +123,7 @@ impl Session {
             cache,
             origins,
             arrivals,
+            listeners,
             arena,
             _beside: beside,
             io: report,
@@ -188,6 +191,11 @@ impl Session {
     /// Bytes that came from origins.
     pub(crate) fn arrivals(&self) -> &Arrivals {
         &self.arrivals
+    }
+
+    /// Traces that hear of fetches.
+    pub(crate) fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
     /// What is left of `host_memory_limit`.

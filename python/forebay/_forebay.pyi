@@ -109,6 +109,7 @@ class Loader:
         cache_limit: int,
         host_memory_limit: int,
         storage_options: dict[str, str],
+        trace: str | None,
     ) -> Self:
         """Resolves the sources and opens the cache. `fields` is JSON, `timeout` seconds, limits bytes."""
 
@@ -147,6 +148,9 @@ class Loader:
 
     def close(self) -> None:
         """Ends everything; batches that were handed out stay valid."""
+
+    def write_trace(self) -> None:
+        """Writes what was recorded, where that was asked for. For a closed loader."""
 
 def check_ranks_agree(terms: list[str]) -> None:
     """An error where the `terms` of all ranks, by rank, are not the same."""

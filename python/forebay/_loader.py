@@ -53,6 +53,8 @@ class DataLoader:
         max_errors: Most samples that "skip" may skip before it is an error after all.
         map: A function from batch to anything, called for each batch in the consumer's thread. The slow path: it runs
             under the interpreter lock, while nothing else of the program does.
+        trace: A file for a timeline of what the loader did, written by `close()` in Chrome's trace format, for Perfetto or
+            chrome://tracing. The first 500,000 events are kept.
 
     Raises: `ConfigError` for an argument that can't be used, and whatever opening the dataset and the cache raises, all
     under `forebay.Error`.
@@ -82,6 +84,7 @@ class DataLoader:
         on_error: str = "raise",
         max_errors: int = 100,
         map: Callable[[Any], Any] | None = None,
+        trace: str | os.PathLike[str] | None = None,
     ) -> None:
         self._generation = 0
         self._closed = False
@@ -113,6 +116,7 @@ class DataLoader:
             cache_limit=_sizes.parse("cache_limit", cache_limit),
             host_memory_limit=_sizes.parse("host_memory_limit", host_memory_limit),
             storage_options=_storage_options(storage_options),
+            trace=_trace(trace),
         )
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
@@ -191,7 +195,7 @@ class DataLoader:
         return Stats._from_json(self._core.stats())
 
     def close(self) -> None:
-        """Ends everything that runs. Batches that were handed out stay valid."""
+        """Ends everything that runs, and writes the trace that was asked for. Batches that were handed out stay valid."""
         core = getattr(self, "_core", None)
         if core is None or self._closed:
             return
@@ -199,6 +203,7 @@ class DataLoader:
         core.close()
         self._closed = True
         _say_notices()
+        core.write_trace()
 
     def __enter__(self) -> DataLoader:
         return self
@@ -378,6 +383,18 @@ def _from_environment(name: str) -> int | None:
         raise ConfigError(
             f"the environment's {name}={text!r} is not a number; unset it, or give rank= and world_size="
         ) from None
+
+
+def _trace(file: Any) -> str | None:
+    if file is None:
+        return None
+    try:
+        path = os.fspath(file)
+    except TypeError:
+        path = ""
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f'trace={file!r}: give a file to write, such as "epoch.trace.json"')
+    return path
 
 
 def _cache_dir(folder: Any) -> str:

@@ -1,7 +1,7 @@
 //! The loader's calls for Python, one to one; `forebay.DataLoader` gives them their manners.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, On
 use forebay_loader::plan::OrderMode;
 use forebay_loader::report::Progress;
 use forebay_loader::stats::LoaderStats;
+use forebay_loader::trace::{DEFAULT_MOST_EVENTS, Trace, check_place};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -27,6 +28,8 @@ use crate::{batch, notices};
 #[pyclass(frozen, name = "Loader", module = "forebay._forebay")]
 pub(crate) struct Loader {
     state: Owned<Mutex<State>>,
+    /// What is recorded, and the file that it becomes.
+    trace: Option<(Trace, PathBuf)>,
     /// Held by a start and by the stop that follows an interrupted one, so that the stop can't hit a later start.
     starting: Arc<Mutex<()>>,
 }
@@ -66,7 +69,7 @@ impl Loader {
     #[new]
     #[pyo3(signature = (
         sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
-        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options
+        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options, trace
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
     fn new(
@@ -91,6 +94,7 @@ impl Loader {
         cache_limit: u64,
         host_memory_limit: u64,
         storage_options: BTreeMap<String, String>,
+        trace: Option<PathBuf>,
     ) -> PyResult<Self> {
         let unreadable = |what: &str, error: String| raise(py, &Error::config(format!("{what}: {error}")));
         let options = LoaderOptions {
@@ -121,11 +125,16 @@ impl Loader {
                 storage_options,
                 patience: DEFAULT_PATIENCE,
             },
+            trace: trace.as_ref().map(|_| Trace::new(DEFAULT_MOST_EVENTS)),
         };
         check(py, options.validate())?;
+        let trace = options.trace.clone().zip(trace);
+        if let Some((_, path)) = &trace {
+            check(py, check_place(path).map_err(|error| not_written(path, &error)))?;
+        }
         let inner = interruptibly(py, move || Inner::open(options), || Ok(()))?;
         let state = Mutex::new(State::Open(Arc::new(check(py, inner)?)));
-        Ok(Self { state: Owned::new(state), starting: Arc::default() })
+        Ok(Self { state: Owned::new(state), trace, starting: Arc::default() })
     }
 
     /// Batches per rank of a whole epoch, or None without every shard's count.
@@ -228,6 +237,17 @@ impl Loader {
         py.detach(move || drop(inner));
         Ok(())
     }
+
+    /// Writes what was recorded, where that was asked for. For a closed loader.
+    fn write_trace(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((trace, path)) = &self.trace else { return Ok(()) };
+        let written = py.detach(|| trace.write(path));
+        check(py, written.map(drop).map_err(|error| not_written(path, &error)))
+    }
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> Error {
+    Error::config(format!("trace={:?} can't be written: {error}", path.display().to_string()))
 }
 
 fn to_json(what: &str, value: &impl Serialize) -> Result<String, Error> {

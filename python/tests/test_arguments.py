@@ -49,6 +49,8 @@ from forebay._sizes import parse
         ({"on_error": "ignore"}, "'raise', 'skip'"),
         ({"max_errors": -1}, "max_errors=-1"),
         ({"map": 3}, "takes a batch"),
+        ({"trace": 3}, "trace=3"),
+        ({"trace": "nowhere/to/be/found.json"}, "can't be written"),
     ],
 )
 def test_bad_arguments(dataset: Dataset, open_loader: OpenLoader, arguments: dict[str, Any], says: str) -> None:

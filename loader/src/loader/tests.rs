@@ -61,6 +61,7 @@ fn options(dir: &Path, fields: Vec<Field>, limit_bytes: u64) -> LoaderOptions {
         timeout: Some(Duration::from_secs(120)),
         on_error: OnError::Raise,
         max_errors: 0,
+        trace: None,
         cache: CacheSettings {
             dir: dir.join("cache"),
             limit_bytes: 4 << 30,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -11,6 +12,7 @@ use crate::arrivals::Arrivals;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::plan::Progress;
+use crate::trace::{Counter, Trace, What};
 
 /// The stages that a consumer can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,7 @@ pub(crate) struct Ready {
     state: Mutex<State>,
     changed: Condvar,
     stalls: [AtomicU64; 5],
+    trace: Option<Trace>,
 }
 
 /// A batch and where the loader stands once it is delivered, or why there is none.
@@ -114,6 +117,8 @@ struct State {
     ended: bool,
     /// When the consumer last saw something move, and the count of movements then.
     seen: Option<(Instant, u64)>,
+    /// When the consumer last got a batch, and on which thread, where that is traced.
+    given: Option<(Instant, ThreadId)>,
 }
 
 /// What a wait ended with.
@@ -126,13 +131,20 @@ pub(crate) enum Taken {
 }
 
 impl Ready {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default() }
+    pub(crate) fn new(trace: Option<Trace>) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), stalls: Default::default(), trace }
     }
 
     pub(crate) fn put(&self, batch: Made, permit: Option<OwnedSemaphorePermit>) {
-        self.state.lock().batches.push_back((batch, permit));
+        let ready = {
+            let mut state = self.state.lock();
+            state.batches.push_back((batch, permit));
+            state.batches.len()
+        };
         self.changed.notify_all();
+        if let Some(trace) = &self.trace {
+            trace.count(Counter::Ready, ready as u64);
+        }
     }
 
     /// No batch comes any more, behind those that wait.
@@ -151,9 +163,16 @@ impl Ready {
     ) -> Taken {
         let until = Instant::now() + slice;
         let mut state = self.state.lock();
+        if let Some(trace) = &self.trace {
+            state.asked(trace);
+        }
         loop {
             if let Some((batch, _permit)) = state.batches.pop_front() {
                 state.seen = None;
+                if let Some(trace) = &self.trace {
+                    trace.count(Counter::Ready, state.batches.len() as u64);
+                    state.given = Some((Instant::now(), std::thread::current().id()));
+                }
                 return Taken::Batch(batch);
             }
             if state.ended {
@@ -170,6 +189,9 @@ impl Ready {
             self.changed.wait_until(&mut state, until);
             let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.stalls[stage as usize].fetch_add(waited, Relaxed);
+            if let Some(trace) = &self.trace {
+                trace.add(began, What::Wait(stage));
+            }
         }
     }
 
@@ -180,6 +202,16 @@ impl Ready {
 }
 
 impl State {
+    /// The consumer is back with what it did since its last batch. One on another thread did something else.
+    fn asked(&mut self, trace: &Trace) {
+        if let Some((since, thread)) = self.given
+            && thread == std::thread::current().id()
+        {
+            self.given = None;
+            trace.add(since, What::Consume);
+        }
+    }
+
     fn stuck(
         &mut self,
         now: Instant,
@@ -220,7 +252,7 @@ mod tests {
 
     #[test]
     fn batches_come_in_order_and_then_the_end() {
-        let (ready, gauges) = (Ready::new(), Gauges::default());
+        let (ready, gauges) = (Ready::new(None), Gauges::default());
         ready.put(Ok(batch(0)), None);
         ready.put(Ok(batch(1)), None);
         ready.end();
@@ -235,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_timeout_counts_from_the_last_progress_and_names_the_stage() {
-        let (ready, gauges) = (Ready::new(), Gauges::default());
+        let (ready, gauges) = (Ready::new(None), Gauges::default());
         let _reading = gauges.enter(Stage::Read);
         assert!(matches!(ready.take(Duration::ZERO, Some(Duration::ZERO), &gauges, 1), Taken::Pending));
         drop(gauges.enter(Stage::Decode));

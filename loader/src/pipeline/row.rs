@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use forebay_cache::memory::{Budget, Region, Row};
-use forebay_cache::{ByteRange, Cache, Lease, Tiers};
+use forebay_cache::{ByteRange, Cache, Lease, Tier, Tiers};
 use futures::future::try_join_all;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot, watch};
 
@@ -21,6 +21,7 @@ use crate::memory::{Parts, Split};
 use crate::options::OnError;
 use crate::plan::{EpochRng, Order, OrderSpec};
 use crate::report::Reporter;
+use crate::trace::{Flight, Outcome, Sample, Trace, What, timed};
 
 /// A gap between two members that is read along rather than skipped: less than what another read would cost.
 const GAP_BYTES: u64 = 16 << 10;
@@ -49,6 +50,7 @@ pub(crate) struct Workshop {
     pub(crate) draws: EpochRng,
     /// Dropped with the last task of the epoch, and the last work of its decoding threads.
     pub(crate) running: watch::Sender<()>,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// A sample's name in errors.
@@ -192,11 +194,18 @@ impl Workshop {
         row: usize,
         values: Option<&Reservation>,
     ) -> Result<()> {
-        let members: Arc<[Lease]> = self.read(sample).await?.into();
+        let (members, tier) = self.read(sample).await?;
+        let members: Arc<[Lease]> = members.into();
         if let Some(values) = values {
             let (decoder, draws) = (self.decoder.clone(), self.draws);
             let (found, bytes) = (sample.clone(), members.clone());
-            let measure = move || decoder.measure(&found, &bytes, draws, number);
+            let trace = self.trace.clone();
+            let measure = move || {
+                let timed = timed(&trace);
+                let forms = decoder.measure(&found, &bytes, draws, number);
+                timed.end(|| What::Measure(Sample::of(&found)));
+                forms
+            };
             let forms =
                 if self.decoder.measures_pictures() { self.on_worker(measure).await? } else { measure() }?;
             let taken = {
@@ -216,15 +225,20 @@ impl Workshop {
             let missing = places.0.iter_mut().zip(taken).filter(|(place, _)| place.is_none());
             missing.for_each(|(place, taken)| *place = taken);
         }
-        self.decode(sample, number, members, &mut places.0).await
+        self.decode(sample, number, members, tier, &mut places.0).await
     }
 
-    /// Each field's bytes.
-    async fn read(&self, sample: &Found) -> Result<Vec<Lease>> {
+    /// Each field's bytes, and the farthest tier that any of them came from.
+    async fn read(&self, sample: &Found) -> Result<(Vec<Lease>, Tier)> {
         let _inside = self.gauges.enter(Stage::Read);
         let members = self.decoder.members(&sample.object, &sample.entry)?;
         let reads = coalesce(sample, &members);
-        let read = async |range: ByteRange| self.cache.read(&sample.object, range, &self.reads).await;
+        let read = async |range: ByteRange| {
+            let flight = Flight::of(&self.trace, range);
+            let read = self.cache.read(&sample.object, range, &self.reads).await?;
+            flight.landed(&sample.object.location, range, read.tiers.farthest());
+            Ok::<_, Error>(read)
+        };
         let done = try_join_all(reads.iter().map(|&range| read(range))).await?;
         let mut tiers = Tiers::default();
         for read in &done {
@@ -245,7 +259,8 @@ impl Workshop {
                 self.check_claim(sample, member, &header).await?;
             }
         }
-        members.iter().map(|member| slice(member.range())).collect()
+        let data = members.iter().map(|member| slice(member.range())).collect::<Result<_>>()?;
+        Ok((data, tiers.farthest()))
     }
 
     /// Checks that a member lies where a sidecar says.
@@ -271,6 +286,7 @@ impl Workshop {
         sample: &Found,
         number: u64,
         members: Arc<[Lease]>,
+        tier: Tier,
         cells: &mut Vec<Option<Row>>,
     ) -> Result<()> {
         let own = self.parts.scratch as u64;
@@ -280,10 +296,22 @@ impl Workshop {
             let (found, bytes, mut rows) = (sample.clone(), members.clone(), std::mem::take(cells));
             // The share goes with the work, and lives as long where nobody waits for it any more.
             let share = taken.take();
+            let trace = self.trace.clone();
             let decode = move || {
                 let began = std::time::Instant::now();
                 let made = decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
-                account.decoded(began.elapsed());
+                let took = began.elapsed();
+                account.decoded(took);
+                if let Some(trace) = trace {
+                    let outcome = match &made {
+                        Ok(()) => Outcome::Decoded,
+                        Err(Stopped::Failed(_)) => Outcome::Failed,
+                        Err(Stopped::Needs { .. }) => Outcome::NeedsMemory,
+                    };
+                    let (sample, bytes) =
+                        (Sample::of(&found), bytes.iter().map(|member| member.len() as u64).sum());
+                    trace.decode(began, took, What::Decode { sample, outcome, tier, bytes });
+                }
                 (rows, made, share)
             };
             let (back, made, share) = self.on_worker(decode).await?;

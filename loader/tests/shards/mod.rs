@@ -101,6 +101,7 @@ pub fn options(dir: &Path) -> LoaderOptions {
         timeout: Some(Duration::from_secs(60)),
         on_error: OnError::Raise,
         max_errors: 0,
+        trace: None,
         cache: CacheSettings {
             dir: dir.join("cache"),
             limit_bytes: 1 << 30,
