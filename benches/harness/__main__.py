@@ -70,6 +70,7 @@ def measure_all(arguments: argparse.Namespace, chosen: dict[str, ModuleType], wh
         rounds=rounds,
         small=arguments.small,
         full=arguments.full,
+        results=folder,
     )
     for at, (name, module) in enumerate(chosen.items(), 1):
         say(f"[{at}/{len(chosen)}] {module.TITLE}")

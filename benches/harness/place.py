@@ -36,6 +36,8 @@ class Place:
     """A quick pass that shows that everything works; its figures mean little."""
     full: bool = False
     """All cases, for `make bench-full`; otherwise those that a workload needs to make its point, in a few minutes."""
+    results: Path | None = None
+    """The folder of the run's results, for what a workload has beside its figures."""
 
     def scaled(self, usual: int, small: int, full: int | None = None) -> int:
         """By the scale of the run; `full` where that differs from the usual."""

@@ -11,7 +11,7 @@ from servers import SeaweedFS
 
 from .. import pixels, s3
 from ..install import refused
-from ..measure import Answer, Contender, Failed, LeftOut, execute, ratio, rows, take_turns, target
+from ..measure import Answer, Contender, Failed, LeftOut, execute, ratio, rows, say, stopped, take_turns, target
 from ..place import SAMPLES_PER_SHARD, Place, warm
 
 TITLE = "JPEG training from NVMe, host memory and cold S3 (RandomResizedCrop 224, flip, batch 256, 500×375 photographs)"
@@ -23,6 +23,8 @@ BATCH = 256
 OUTPUT = {"shape": [BATCH, 224, 224, 3], "dtype": "uint8"}
 NVME, MEMORY, S3 = "NVMe", "host memory", "cold S3"
 LIMIT = "limit: crop decode + resize alone"
+# Of the timeline: as many as show how stages repeat, in a megabyte.
+TRACED_BATCHES = 4
 
 # What a batch may differ from Pillow's by, on average, in levels: the same decoding and the same filter, rounded otherwise.
 EXACT_LEVELS = 2.0
@@ -62,7 +64,9 @@ CONDITIONS = (
 
 def run(place: Place) -> dict[str, Any]:
     training = Training(place)
-    runs = [*training.nvme(), *training.host_memory(), *training.cold_s3()]
+    runs = training.nvme()
+    training.timeline()
+    runs += [*training.host_memory(), *training.cold_s3()]
     for folder in (
         "jpeg-cache",
         "jpeg-memory",
@@ -158,6 +162,21 @@ class Training:
         # Brings the shards to NVMe: what a process finds there it reads from there.
         execute([*self.place.peer("forebay_jpeg"), json.dumps({**self.settings, **ours, "cold": True})], self.log)
         return self.turns(NVME, contenders)
+
+    def timeline(self) -> None:
+        """The stages of the beginning of an epoch from NVMe, for the report."""
+        if self.place.results is None or stopped.is_set():
+            return
+        try:
+            command = [
+                self.place.program("forebay"), "trace", "--json", f"--output={self.place.results / 'jpeg_training.trace.json'}",
+                f"--batches={TRACED_BATCHES}", f"--batch-size={BATCH}", f"--threads={self.place.threads}", "--image=jpg",
+                "--int=cls", f"--cache-dir={self.place.work / 'jpeg-cache'}", "--cache-limit=20GB", "--host-memory-limit=2GB",
+                *map(str, self.shards),
+            ]  # fmt: skip
+            execute(command, self.log)
+        except (Failed, FileNotFoundError) as error:
+            say(f"  no timeline: {error}")
 
     def host_memory(self) -> list[Answer]:
         folder = self.place.work / "jpeg-memory"
