@@ -5,48 +5,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
+use home::{Home, interrupt};
 use serde_json::Value;
 
-/// A home for one test: its cache folder is the default one in it.
-struct Home(tempfile::TempDir);
+mod home;
 
 impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-        command.args(arguments).current_dir(self.0.path());
-        command.env("HOME", self.0.path()).env_remove("XDG_CACHE_HOME").env_remove("FOREBAY_CACHE_DIR");
-        command.env("AWS_EC2_METADATA_DISABLED", "true");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs with --json and expects this exit code.
-    fn json(&self, code: i32, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Runs, expects this exit code, and gives what standard error says.
-    fn error(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
     /// A folder of photographs (not really) in two classes: 40 samples of about 300 kB, 12 MB.
     fn photos(&self) {
         for number in 0..40u32 {
@@ -203,8 +168,7 @@ fn the_table_is_for_people_and_a_closed_pipe_is_no_error() {
     let output = home.run(&["ls", "shards"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("40 samples") && text.contains("300 kB"), "{text}");
-    let mut command = home.command(&["ls", "shards"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = home.start(&["ls", "shards"]);
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -282,11 +246,9 @@ fn an_interrupted_prefetch_keeps_what_it_has() {
     // Served by nobody: the connection is accepted and no byte ever comes, so that the command is still at work when it is interrupted.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/a.tar", listener.local_addr().unwrap());
-    let mut command = home.command(&["prefetch", "shards/train-000000.tar", &url]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = home.start(&["prefetch", "shards/train-000000.tar", &url]);
     let connection = listener.accept().unwrap();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&child);
     let output = child.wait_with_output().unwrap();
     drop(connection);
     let said = String::from_utf8(output.stderr).unwrap();

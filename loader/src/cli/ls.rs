@@ -157,7 +157,11 @@ fn samples(object: &ObjectMeta, index: &ShardIndex, wanted: u64) -> Result<Vec<S
 }
 
 /// The first samples of a shard, read from its beginning.
-async fn peek(place: &Place<'_>, object: &Arc<ObjectMeta>, wanted: u64) -> Result<Vec<SampleEntry>, Failure> {
+pub(super) async fn peek(
+    place: &Place<'_>,
+    object: &Arc<ObjectMeta>,
+    wanted: u64,
+) -> Result<Vec<SampleEntry>, Failure> {
     let region = place.reads()?;
     let mut start = Start::default();
     let mut offset = 0;

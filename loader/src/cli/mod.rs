@@ -4,17 +4,20 @@
 //! (announcements, progress, errors) goes to standard error. Exit codes: 0 done, 1 failed (or found something bad), 2 a command line
 //! that can't be used, 130 interrupted. Ctrl-C at any time leaves nothing broken.
 
+mod bench;
 mod doctor;
 mod evict;
 mod failure;
 mod index;
 mod interrupt;
+mod job;
 mod ls;
 mod output;
 pub(crate) mod pack;
 mod place;
 mod prefetch;
 mod status;
+mod trace;
 mod verify;
 
 use std::ffi::OsString;
@@ -24,7 +27,7 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 use interrupt::Interrupt;
 
-/// Keeps data right before the GPU: packs, indexes, caches and checks datasets of tar shards.
+/// Keeps data right before the GPU: packs, indexes, caches, checks and measures datasets of tar shards.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, subcommand_required = true, arg_required_else_help = true)]
 struct Program {
@@ -45,6 +48,8 @@ enum Command {
     Status(status::Arguments),
     Verify(verify::Arguments),
     Evict(evict::Arguments),
+    Trace(trace::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// Runs the program with `args`, the first of which is its name, and gives its exit code. Listens to SIGINT and SIGTERM while it runs.
@@ -79,6 +84,8 @@ impl Program {
             Command::Status(arguments) => status::run(arguments, json, interrupt),
             Command::Verify(arguments) => verify::run(arguments, json, interrupt),
             Command::Evict(arguments) => evict::run(arguments, json, interrupt),
+            Command::Trace(arguments) => trace::run(arguments, json, interrupt),
+            Command::Bench(arguments) => bench::run(arguments, json, interrupt),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn count(number: u64, noun: &str) -> String {
     let digits = grouped(number);
     match number {
         1 => format!("1 {noun}"),
-        _ if noun.ends_with("ss") => format!("{digits} {noun}es"),
+        _ if noun.ends_with("ss") || noun.ends_with("ch") => format!("{digits} {noun}es"),
         _ => format!("{digits} {noun}s"),
     }
 }
@@ -116,6 +116,7 @@ mod tests {
         assert_eq!(count(1, "shard"), "1 shard");
         assert_eq!(count(1_281_167, "sample"), "1,281,167 samples");
         assert_eq!(count(3, "class"), "3 classes");
+        assert_eq!(count(2, "batch"), "2 batches");
         assert_eq!((grouped(0), grouped(100), grouped(1000)), ("0".into(), "100".into(), "1,000".into()));
     }
 

@@ -69,13 +69,26 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 pub(super) struct Place<'a> {
     pub(super) session: Arc<Session>,
     pub(super) reporter: Reporter,
-    interrupt: &'a Interrupt,
+    /// With which a loader opens the same session.
+    pub(super) settings: CacheSettings,
+    pub(super) interrupt: &'a Interrupt,
 }
 
 impl<'a> Place<'a> {
     /// Opens the folder, making it where it doesn't exist.
     pub(super) fn open(arguments: &CacheArguments, interrupt: &'a Interrupt) -> Result<Self, Failure> {
         let dir = arguments.dir()?;
+        let limit_bytes = arguments.cache_limit.unwrap_or_else(|| default_limit(&dir));
+        Self::open_in(dir, limit_bytes, arguments, interrupt)
+    }
+
+    /// As [`Self::open`], with another folder and limit than the arguments say.
+    pub(super) fn open_in(
+        dir: PathBuf,
+        limit_bytes: u64,
+        arguments: &CacheArguments,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, Failure> {
         std::fs::create_dir_all(&dir).map_err(|error| {
             Failure::io(
                 format_args!(
@@ -94,13 +107,14 @@ impl<'a> Place<'a> {
             }
         }
         let settings = CacheSettings {
-            limit_bytes: arguments.cache_limit.unwrap_or_else(|| default_limit(&dir)),
+            limit_bytes,
             dir,
             host_memory_limit_bytes: arguments.host_memory_limit,
             storage_options,
             patience: arguments.wait,
         };
-        Ok(Self { session: Session::open(&settings)?, reporter: Reporter::default(), interrupt })
+        let session = Session::open(&settings)?;
+        Ok(Self { session, reporter: Reporter::default(), settings, interrupt })
     }
 
     /// Opens a folder that must hold a cache already: looking at one makes none.
