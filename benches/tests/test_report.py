@@ -7,9 +7,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import forebay
+import photos
 import pytest
 import synthetic
 from harness import browser, report, results
+from harness.page import timeline
 
 PLOTS = {
     "shares",
@@ -125,6 +128,28 @@ def test_a_file_that_is_no_trace_is_said_and_the_rest_drawn(tmp_path: Path) -> N
         figures = Page((folder / "report.html").read_text()).figures
         assert "✗" in figures["timeline:training"], content
         assert figures.keys() == PLOTS
+
+
+def test_a_trace_of_the_loader_is_drawn_with_a_lane_for_each_thread_and_stage(tmp_path: Path) -> None:
+    folder = synthetic.everything(tmp_path / "run")
+    trace = folder / "training.trace.json"
+    photos.write_tar(tmp_path / "a.tar", ((f"{number}.cls", b"7") for number in range(200)))
+    with forebay.DataLoader(
+        tmp_path / "a.tar",
+        batch_size=20,
+        fields={"label": forebay.Int("cls")},
+        num_threads=1,
+        cache_dir=tmp_path / "cache",
+        trace=trace,
+    ) as loader:
+        assert sum(1 for _ in loader) == 10
+    lanes = timeline.read(trace)
+    assert {"planner", "assembly", "forebay-decode-0", "consumer"} == {lane.split(" ")[0] for lane in lanes}
+    assert sum(stage == "decode" for _, _, stage in lanes["forebay-decode-0"]) == 200
+    report.write(folder)
+    figure = Page((folder / "report.html").read_text()).figures["timeline:training"]
+    assert "✗" not in figure
+    assert "forebay-decode-0" in figure
 
 
 def test_a_trace_of_single_instants_is_drawn(tmp_path: Path) -> None:

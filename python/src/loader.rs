@@ -240,6 +240,7 @@ impl Loader {
 
     /// Writes what was recorded, where that was asked for. For a closed loader.
     fn write_trace(&self, py: Python<'_>) -> PyResult<()> {
+        check(py, self.state.get())?;
         let Some((trace, path)) = &self.trace else { return Ok(()) };
         let written = py.detach(|| trace.write(path));
         check(py, written.map(drop).map_err(|error| not_written(path, &error)))

@@ -137,7 +137,9 @@ impl Output {
         let own = |event: &&Event| matches!(event.what.shown(), Shown::Thread(_));
         let consumes = |event: &Event| matches!(event.what, What::Wait(_) | What::Consume);
         match events.iter().find(own) {
-            Some(event) if consumes(event) => self.track(tid, &format!("consumer ({})", lane.name), 0)?,
+            Some(event) if consumes(event) => {
+                self.track(tid, format!("consumer {}", lane.name).trim_end(), 0)?
+            }
             Some(_) => self.track(tid, &lane.name, tid)?,
             None => {}
         }

@@ -57,6 +57,7 @@ struct Gauge {
 /// What one thread did.
 struct Lane {
     thread: ThreadId,
+    /// Empty where it has none, as a thread of Python's.
     name: String,
     /// Time spent in decoding, and samples decoded; also of events that were not kept.
     busy_nanos: AtomicU64,
@@ -262,10 +263,9 @@ impl Shared {
         if let Some(lane) = lanes.iter().find(|lane| lane.thread == current.id()) {
             return lane.clone();
         }
-        let name = current.name().map_or_else(|| format!("thread {}", lanes.len()), str::to_owned);
         let lane = Arc::new(Lane {
             thread: current.id(),
-            name,
+            name: current.name().unwrap_or_default().to_owned(),
             busy_nanos: AtomicU64::new(0),
             decoded: AtomicU64::new(0),
             events: Mutex::default(),

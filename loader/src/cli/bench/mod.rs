@@ -27,6 +27,9 @@ use scratch::Scratch;
 /// What a cache takes beside its blocks, and other programs of the machine may need meanwhile.
 const SPARE_BYTES: u64 = 256 << 20;
 
+/// The least that any cache works with.
+const LEAST_BYTES: u64 = 64 << 20;
+
 /// Less than this part of an epoch's bytes from host memory is no epoch from host memory.
 const MOSTLY: f64 = 0.95;
 
@@ -78,6 +81,15 @@ impl<'a> Bench<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self, Failure> {
         let free_bytes = scratch.free_bytes()?.saturating_sub(SPARE_BYTES);
+        if free_bytes < LEAST_BYTES {
+            return Err(Failure::failed(format!(
+                "{} has too little room: {} are left free, and at least {} are needed beside them; name a folder on another disk with \
+                 --cache-dir",
+                scratch.parent().display(),
+                size::show(SPARE_BYTES),
+                size::show(LEAST_BYTES)
+            )));
+        }
         let limit_bytes = arguments.cache.cache_limit.map_or(free_bytes, |limit| limit.min(free_bytes));
         let fits = |catalog: &Catalog| check_room(catalog, limit_bytes, scratch);
         let folder = scratch.empty("round-0")?;
