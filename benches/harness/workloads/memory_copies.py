@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..measure import Answer, program, rows, take_turns
 from ..place import Place
 
-TITLE = "Copying memory (memcpy between buffers of 256 MiB)"
+TITLE = "Copying memory (memcpy between buffers of 64 MiB)"
 NEED_BYTES = 0
 
 
@@ -15,7 +15,7 @@ def run(place: Place) -> Answer:
     commands: dict[str, list[str]] = {}
     for threads in sorted({1, place.threads}):
         case = f"{threads} thread{'s' if threads > 1 else ''}"
-        command = [place.program("limits"), f"--threads={threads}", "copy", f"--times={place.scaled(8, 1)}"]
+        command = [place.program("limits"), f"--threads={threads}", "copy", f"--times={place.scaled(32, 2)}"]
         commands[f"memcpy, {case}"] = command
         runs += take_turns([program("memcpy", command, log)], place.rounds, case)
     return {

@@ -3,19 +3,18 @@
 //!
 //! `limits --threads 1 decode STEP SHARD...` and `limits --threads 1 copy` print one JSON object.
 
-use std::hint::black_box;
 use std::path::PathBuf;
-use std::sync::Barrier;
-use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use forebay_bench::photos;
-use forebay_bench::process::{cpu_seconds, peak_rss_bytes};
+use forebay_bench::process::peak_rss_bytes;
+use forebay_loader::Error;
 use forebay_loader::decode::jpeg::alone::{Alone, Huffman};
 use forebay_loader::decode::orientation::Rect;
 use forebay_loader::decode::{Decoder, Limits};
 use forebay_loader::measure::decoding::training;
+use forebay_loader::measure::{Done, memcpy, together};
 use forebay_loader::plan::EpochRng;
 
 #[derive(Parser)]
@@ -41,11 +40,8 @@ enum What {
     },
     /// Copies from one large buffer to another: 10⁹ bytes/s.
     Copy {
-        /// Size of a thread's buffers in MiB: far more than its caches.
-        #[arg(long, default_value_t = 256)]
-        mib: usize,
-        /// Copies of the whole buffer.
-        #[arg(long, default_value_t = 8)]
+        /// Copies of a whole buffer, by each thread.
+        #[arg(long, default_value_t = 32)]
         times: usize,
     },
 }
@@ -80,10 +76,10 @@ fn main() -> Result<()> {
     ensure!(args.threads > 0, "threads must be 1 or more");
     let done = match &args.what {
         What::Decode { step, huffman, shards } => decode(args.threads, *step, *huffman, shards)?,
-        What::Copy { mib, times } => copy(args.threads, *mib, *times)?,
+        What::Copy { times } => gigabytes(memcpy(args.threads, *times)?),
     };
     let answer = serde_json::json!({
-        "value": done.work / done.seconds,
+        "value": done.rate(),
         "seconds": done.seconds,
         "cpu_seconds": done.cpu_seconds,
         "peak_rss_bytes": peak_rss_bytes()?,
@@ -92,11 +88,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-struct Done {
-    /// Images, or 10⁹ bytes.
-    work: f64,
-    seconds: f64,
-    cpu_seconds: f64,
+fn gigabytes(done: Done) -> Done {
+    Done { work: done.work / 1e9, ..done }
 }
 
 fn decode(threads: usize, step: Step, huffman: Whose, shards: &[PathBuf]) -> Result<Done> {
@@ -106,7 +99,7 @@ fn decode(threads: usize, step: Step, huffman: Whose, shards: &[PathBuf]) -> Res
     }
     let boxes = boxes(&images)?;
     // Every thread takes all images, from places of its own: no counter between them.
-    let pass = |alone: &mut Alone, thread: usize| -> Result<()> {
+    let pass = |alone: &mut Alone, thread: usize| -> forebay_loader::Result<f64> {
         let start = images.len() * thread / threads;
         for at in (start..images.len()).chain(0..start) {
             let decoded = match step {
@@ -114,17 +107,17 @@ fn decode(threads: usize, step: Step, huffman: Whose, shards: &[PathBuf]) -> Res
                 Step::Whole => alone.pixels(&images[at], None),
                 Step::Crop => alone.pixels(&images[at], Some(boxes[at])),
             };
-            decoded.map_err(|error| anyhow!("image {at}: {error}"))?;
+            decoded.map_err(|error| Error::Dataset { message: format!("image {at}: {error}") })?;
         }
-        Ok(())
+        Ok(images.len() as f64)
     };
-    let made = |thread| -> Result<(Alone, usize)> {
-        let mut alone = Alone::new(huffman.into(), Limits::default()).map_err(|error| anyhow!("{error}"))?;
+    let made = |thread| {
+        let mut alone = Alone::new(huffman.into(), Limits::default())
+            .map_err(|error| Error::Dataset { message: error.to_string() })?;
         pass(&mut alone, thread)?;
         Ok((alone, thread))
     };
-    let (seconds, cpu_seconds) = together(threads, made, |(alone, thread)| pass(alone, *thread))?;
-    Ok(Done { work: (images.len() * threads) as f64, seconds, cpu_seconds })
+    Ok(together(threads, made, |(mut alone, thread)| pass(&mut alone, thread))?)
 }
 
 /// What training crops of each image.
@@ -137,48 +130,4 @@ fn boxes(images: &[Vec<u8>]) -> Result<Vec<Rect>> {
         Ok(geometry.stages[0].crop)
     };
     images.iter().enumerate().map(crop).collect()
-}
-
-fn copy(threads: usize, mib: usize, times: usize) -> Result<Done> {
-    let made = |thread: usize| {
-        let from = vec![thread as u8 + 1; mib << 20];
-        Ok((vec![0u8; mib << 20], from))
-    };
-    let work = |(to, from): &mut (Vec<u8>, Vec<u8>)| {
-        for _ in 0..times {
-            to.copy_from_slice(black_box(from));
-            black_box(&mut *to);
-        }
-        Ok(())
-    };
-    let (seconds, cpu_seconds) = together(threads, made, work)?;
-    Ok(Done { work: ((mib << 20) * times * threads) as f64 / 1e9, seconds, cpu_seconds })
-}
-
-/// Each thread makes what it needs, which warms it up; then all begin at once. Wall seconds from there to the last one's end, and
-/// processor seconds.
-fn together<T>(
-    threads: usize,
-    make: impl Fn(usize) -> Result<T> + Sync,
-    work: impl Fn(&mut T) -> Result<()> + Sync,
-) -> Result<(f64, f64)> {
-    let (ready, go) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
-    let run = |thread| {
-        let made = make(thread);
-        // Also where it failed: the others wait.
-        ready.wait();
-        go.wait();
-        work(&mut made?)
-    };
-    std::thread::scope(|scope| {
-        let run = &run;
-        let started: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
-        ready.wait();
-        let (cpu, start) = (cpu_seconds()?, Instant::now());
-        go.wait();
-        for thread in started {
-            thread.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
-        }
-        Ok((start.elapsed().as_secs_f64(), cpu_seconds()? - cpu))
-    })
 }

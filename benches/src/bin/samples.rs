@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use forebay_bench::photos;
-use forebay_bench::process::{cpu_seconds, reset_peak_rss, peak_rss_bytes};
+use forebay_bench::process::{cpu_seconds, peak_rss_bytes, reset_peak_rss};
 use forebay_cache::ObjectId;
 use forebay_loader::dataset::index::{ShardIndex, ShardIndexBuilder};
 use forebay_loader::plan::{

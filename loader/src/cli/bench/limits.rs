@@ -41,8 +41,8 @@ const IMAGES_BYTES: usize = 64 << 20;
 const COPIES: usize = 8;
 
 /// Bytes per second.
-pub(super) fn memcpy(threads: usize) -> f64 {
-    measure::memcpy(threads, COPIES)
+pub(super) fn memcpy(threads: usize) -> Result<f64, Failure> {
+    Ok(measure::memcpy(threads, COPIES)?.rate())
 }
 
 /// Bytes per second from the cache folder's files, verified, read in order by so many threads.

@@ -156,7 +156,7 @@ impl<'a> Bench<'a> {
     fn warm(&mut self) -> Result<(), Failure> {
         let place = self.open()?;
         let threads = self.arguments.job.threads();
-        self.figures.limit(Limit::Memcpy, limits::memcpy(threads));
+        self.figures.limit(Limit::Memcpy, limits::memcpy(threads)?);
         let catalog = self.catalog(&place)?;
         self.figures.limit(Limit::Disk, limits::disk(&place, &catalog, threads)?);
         if let Some((field, transforms, mode)) = self.picture() {
