@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use forebay_cache::ObjectId;
 use forebay_cache::disk::CrcPage;
 use forebay_loader::dataset::TarScanner;
-use forebay_loader::dataset::index::ShardIndexBuilder;
+use forebay_loader::dataset::index::{ShardIndex, ShardIndexBuilder};
 use forebay_loader::decode::{Decoder, ImageOut, Limits};
 use forebay_loader::field::{DecodeMode, Transform};
 use forebay_loader::measure::decoding::training;
@@ -17,12 +17,13 @@ use forebay_loader::plan::{Cursor, EpochRng, Order, OrderMode, OrderSpec};
 use crate::{mixed, photos};
 
 /// Cases, and what one run of each does.
-pub const CASES: [(&str, &str); 7] = [
+pub const CASES: [(&str, &str); 8] = [
     ("crop_224", "decodes a random crop of a photograph and resizes it to 224 × 224"),
     ("whole", "decodes a whole photograph"),
     ("checksum", "verifies 1 MiB in granules of 4 KiB"),
     ("tar_scan", "finds the members of a shard that lies in memory"),
     ("index_window", "reads the entries of 64 samples from a shard's index"),
+    ("index_entry", "reads the entry of one sample from a shard's index"),
     ("order_seek", "finds the sample at a random position of 10⁹"),
     ("order_walk", "walks 1,000 positions of 10⁹"),
 ];
@@ -38,6 +39,7 @@ pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> 
         "checksum" => checksum(),
         "tar_scan" => tar_scan(shard)?,
         "index_window" => index_window(shard)?,
+        "index_entry" => index_entry(shard)?,
         "order_seek" => order_seek()?,
         "order_walk" => order_walk()?,
         _ => bail!("no case is called {name}: {}", CASES.map(|(name, _)| name).join(", ")),
@@ -83,17 +85,32 @@ fn tar_scan(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
     }))
 }
 
-fn index_window(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+fn index(shard: &Path) -> Result<ShardIndex> {
     let shard = std::fs::read(shard)?;
     let samples = photos::samples(&shard)?;
     let mut builder = ShardIndexBuilder::new();
     for sample in &samples {
         builder.push(sample)?;
     }
-    let index = builder.finish(ObjectId::from_bytes([1; 16]), shard.len() as u64)?;
+    Ok(builder.finish(ObjectId::from_bytes([1; 16]), shard.len() as u64)?)
+}
+
+fn index_window(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let index = index(shard)?;
     let end = index.len().min(64);
     Ok(Box::new(move || {
         std::hint::black_box(index.samples(0..end)?);
+        Ok(())
+    }))
+}
+
+fn index_entry(shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    let index = index(shard)?;
+    let mut turn = 0;
+    Ok(Box::new(move || {
+        turn += 1;
+        let at = mixed(turn) % index.len();
+        std::hint::black_box(index.samples(at..at + 1)?);
         Ok(())
     }))
 }

@@ -160,8 +160,8 @@ impl ShardIndex {
         }
         for block in range.start / BLOCK_SAMPLES..range.end.div_ceil(BLOCK_SAMPLES) {
             let first = block * BLOCK_SAMPLES;
-            let here = self.block(block)?.into_iter().zip(first..);
-            entries.extend(here.filter(|(_, number)| range.contains(number)).map(|(entry, _)| entry));
+            let wanted = range.start.saturating_sub(first)..(range.end - first).min(BLOCK_SAMPLES);
+            self.block(block, wanted, &mut entries)?;
         }
         Ok(entries)
     }
@@ -175,7 +175,8 @@ impl ShardIndex {
         Some((self.directory.end.checked_add(usize::try_from(start).ok()?)?, base, crc))
     }
 
-    fn block(&self, block: u64) -> Result<Vec<SampleEntry>, Malformed> {
+    /// Adds the wanted ones of a block's samples, counted from its first.
+    fn block(&self, block: u64, wanted: Range<u64>, entries: &mut Vec<SampleEntry>) -> Result<(), Malformed> {
         let found = self.entry(block).and_then(|(start, base, crc)| {
             let end = self.entry(block + 1).map_or(self.bytes.len(), |(end, ..)| end);
             Some((start, base, crc, self.bytes.get(start..end)?))
@@ -185,18 +186,24 @@ impl ShardIndex {
         if crc != crc32c(bytes) {
             return Err(corrupt(start, &format!("the checksum of block {block} is wrong")));
         }
-        let count = (self.samples - block * BLOCK_SAMPLES).min(BLOCK_SAMPLES);
+        let whole = wanted.end == (self.samples - block * BLOCK_SAMPLES).min(BLOCK_SAMPLES);
         let mut reader = Reader::new(bytes);
-        self.decode(&mut reader, base, count)
-            .filter(|_| reader.is_empty())
+        self.decode(&mut reader, base, wanted, entries)
+            .filter(|()| !whole || reader.is_empty())
             .ok_or_else(|| corrupt(start + reader.position(), &format!("block {block} can't be decoded")))
     }
 
-    fn decode(&self, reader: &mut Reader<'_>, base: u64, count: u64) -> Option<Vec<SampleEntry>> {
+    /// Those before the wanted ones are only passed over.
+    fn decode(
+        &self,
+        reader: &mut Reader<'_>,
+        base: u64,
+        wanted: Range<u64>,
+        samples: &mut Vec<SampleEntry>,
+    ) -> Option<()> {
         let mut end = base;
         let mut key = Vec::new();
-        let mut samples = Vec::new();
-        for _ in 0..count {
+        for number in 0..wanted.end {
             let members = reader.number()?;
             let shared = usize::try_from(reader.number()?).ok().filter(|&shared| shared <= key.len())?;
             let other = usize::try_from(reader.number()?).ok()?;
@@ -205,27 +212,26 @@ impl ShardIndex {
             if members == 0 || key.len() as u64 > LONGEST_EXTENDED {
                 return None;
             }
+            let is_wanted = wanted.contains(&number);
             // Not reserved by what is claimed: every member takes three bytes of the block at least.
             let mut entries = Vec::new();
             for _ in 0..members {
-                let entry = self.member(reader, end)?;
-                end = padded_end(entry.data_offset, entry.size)?;
-                entries.push(entry);
+                let suffix = self.suffixes.get(usize::try_from(reader.number()?).ok()?)?;
+                let data_offset = end.checked_add(reader.number()?.checked_mul(BLOCK as u64)?)?;
+                let size = reader.number()?;
+                if data_offset.checked_add(size)? > self.stream_bytes {
+                    return None;
+                }
+                end = padded_end(data_offset, size)?;
+                if is_wanted {
+                    entries.push(MemberEntry { suffix: suffix.clone(), data_offset, size });
+                }
             }
-            samples.push(SampleEntry::new(&key, entries));
+            if is_wanted {
+                samples.push(SampleEntry::new(&key, entries));
+            }
         }
-        Some(samples)
-    }
-
-    fn member(&self, reader: &mut Reader<'_>, end: u64) -> Option<MemberEntry> {
-        let suffix = self.suffixes.get(usize::try_from(reader.number()?).ok()?)?.clone();
-        let data_offset = end.checked_add(reader.number()?.checked_mul(BLOCK as u64)?)?;
-        let size = reader.number()?;
-        (data_offset.checked_add(size)? <= self.stream_bytes).then_some(MemberEntry {
-            suffix,
-            data_offset,
-            size,
-        })
+        Some(())
     }
 }
 
