@@ -32,9 +32,8 @@ impl Disk {
     pub(crate) async fn aux_put(&self, kind: &str, id: &ObjectId, bytes: Vec<u8>) -> Result<bool> {
         check_kind(kind)?;
         let need = bytes.len() as u64 + OVERHEAD;
-        let _underway = self.shared.files.begin();
         let mut room = self.shared.room.subscribe();
-        loop {
+        let writing = loop {
             {
                 let mut state = self.shared.state.lock();
                 let removing = state.objects.get(id).is_some_and(|object| object.removing);
@@ -44,7 +43,7 @@ impl Disk {
                 if state.ready && state.quota.try_reserve(need) {
                     state.objects.entry(*id).or_insert_with(without_blocks);
                     state.touch(id);
-                    break;
+                    break self.shared.files.begin();
                 }
                 if state.ready && state.stuck() {
                     return Ok(false);
@@ -53,9 +52,9 @@ impl Disk {
             }
             self.shared.work.notify_all();
             room.changed().await.map_err(|_| Error::Closed)?;
-        }
+        };
         let (shared, kind, id) = (self.shared.clone(), kind.to_owned(), *id);
-        self.shared.blocking(move || shared.aux_write(&kind, &id, &bytes, need)).await
+        self.shared.under(writing, move || shared.aux_write(&kind, &id, &bytes, need)).await
     }
 }
 

@@ -22,31 +22,36 @@ impl Disk {
     /// Removes what is asked, as far as nobody holds it, and gives the bytes that came free. Waits where evictions are held back. Tries also
     /// where the last removal failed.
     pub(crate) async fn evict(&self, what: Evict) -> Result<u64> {
-        let _underway = self.shared.files.begin();
         let mut room = self.shared.room.subscribe();
         let failed = |error| Error::Disk {
             path: self.shared.layout.dir().into(),
             what: "not all of the space could be given back; what could not stays cached".into(),
             source: shared(error),
         };
-        if !self.shared.state.lock().known {
+        let opening = {
+            let state = self.shared.state.lock();
+            if state.known { None } else { Some(self.shared.begin(&state)?) }
+        };
+        if let Some(opening) = opening {
             let of_task = self.shared.clone();
-            self.shared.blocking(move || of_task.open_index(what)).await?.map_err(failed)?;
+            self.shared.under(opening, move || of_task.open_index(what)).await?.map_err(failed)?;
         }
-        while self.shared.waits_for_evictions()? {
+        let evicting = loop {
+            {
+                let state = self.shared.state.lock();
+                let evicting = self.shared.begin(&state)?;
+                if state.ready && !state.held {
+                    break evicting;
+                }
+            }
             room.changed().await.map_err(|_| Error::Closed)?;
-        }
+        };
         let of_task = self.shared.clone();
-        self.shared.blocking(move || of_task.evict(what)).await?.map_err(failed)
+        self.shared.under(evicting, move || of_task.evict(what)).await?.map_err(failed)
     }
 }
 
 impl Shared {
-    fn waits_for_evictions(&self) -> Result<bool> {
-        let state = self.state.lock();
-        if state.ended { Err(Error::Closed) } else { Ok(!state.ready || state.held) }
-    }
-
     /// The thread: until the folder is closed.
     pub(super) fn free_ahead(self: Arc<Self>) {
         loop {

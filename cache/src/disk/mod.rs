@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
 use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
-use crate::running::Running;
+use crate::running::{Running, Underway};
 use crate::stats::{CacheStats, Counters};
 
 pub(crate) use advice::{AdviceBook, Advisor, ITSELF, advised_blocks};
@@ -291,12 +291,25 @@ fn join(freer: Option<JoinHandle<()>>) {
 impl Shared {
     /// Runs file work away from the threads that coordinate.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let underway = self.files.begin();
+        self.under(self.files.begin(), work).await
+    }
+
+    /// As [`Self::blocking`], for work that counts already. The count is the work's, not the caller's, who may stop polling.
+    async fn under<T: Send + 'static>(
+        &self,
+        underway: Underway,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let work = move || {
             let _underway = underway;
             work()
         };
         self.runtime.spawn_blocking(work).await.map_err(|_| Error::Closed)
+    }
+
+    /// Begins work that changes files: none begins any more once the folder is being closed, and what began before is waited for.
+    fn begin(&self, state: &State) -> Result<Underway> {
+        if state.ended { Err(Error::Closed) } else { Ok(self.files.begin()) }
     }
 
     fn end(&self) {
