@@ -68,20 +68,18 @@ impl Shared {
                     return !state.ended;
                 }
             }
-            let found = self.layout.make_dirs().and_then(|()| self.index.objects());
-            let mut state = self.state.lock();
-            match found {
-                Ok(records) => {
-                    state.enter_objects(records);
-                    state.known = true;
-                    return true;
-                }
+            let records = match self.layout.make_dirs().and_then(|()| self.index.objects()) {
+                Ok(records) => records,
+                Err(error) if self.is_passing(&error) => continue,
                 Err(error) => {
-                    state.health.index_refused(&error, Instant::now());
-                    drop(state);
-                    self.writer.retry();
+                    self.index_is_broken(&error);
+                    Vec::new()
                 }
-            }
+            };
+            let mut state = self.state.lock();
+            state.enter_objects(records);
+            state.known = true;
+            return true;
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::checksum::{CrcPage, PAGE_BYTES};
 use super::grant::{BlockGrant, Grant};
+use super::health::is_full;
 use super::index::{Change, name_key};
 use super::reader::ReadFault;
 use super::state::{Block, Phase};
@@ -189,14 +190,14 @@ impl Shared {
     }
 
     /// True where the disk refused to read the index, or the index waits to be opened again: until then what isn't in memory is a miss.
-    fn is_passing(&self, error: &io::Error) -> bool {
+    pub(super) fn is_passing(&self, error: &io::Error) -> bool {
         let disk = error.raw_os_error().is_some();
         let passing = disk || error.kind() == io::ErrorKind::NotConnected;
         let mut state = self.state.lock();
         if passing && !state.ended {
             state.health.index_refused(error, Instant::now());
             drop(state);
-            if disk {
+            if disk && !is_full(error) {
                 count(&self.counters.io_errors);
             }
             self.writer.retry();
@@ -205,7 +206,7 @@ impl Shared {
     }
 
     /// The index can't be read: nothing is admitted, and the next start makes a new one.
-    fn index_is_broken(&self, error: &io::Error) {
+    pub(super) fn index_is_broken(&self, error: &io::Error) {
         tracing::error!(%error, "the block index can't be read");
         count(&self.counters.io_errors);
         self.state.lock().health.index_broken(Instant::now());
