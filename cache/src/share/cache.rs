@@ -1,5 +1,7 @@
 //! A cache folder that several processes share: the same calls whether this process owns it or asks the one that does.
 
+mod asking;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -7,13 +9,11 @@ use std::sync::mpsc::sync_channel;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::client::{CallError, Client, Reply, unexpected};
-use super::folder::Folder;
+use super::client::{CallError, Reply, unexpected};
 use super::fork::Birth;
 use super::leases::Leases;
 use super::lock::{ClientLock, LockFile, OWNER_LOCK};
 use super::member::{Actor, Member, Open, Role};
-use super::memfd;
 use super::message::{Answer, FolderFacts, Request};
 use super::notes::{self, Note};
 use super::read::Reader;
@@ -25,6 +25,7 @@ use crate::memory::Region;
 use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
 use crate::stats::{CacheStats, Counters};
 use crate::tiered::{self, CacheOptions, Prefetched, Read, Sharing};
+use asking::Asked;
 
 /// The cache. Clones are handles of the same one; it ends with the last, or with [`Cache::close`].
 ///
@@ -56,14 +57,6 @@ impl Drop for Inner {
             self.leave.send_replace(true);
         }
     }
-}
-
-/// Who answers a request.
-enum Asked {
-    /// This process does.
-    Here(Arc<dyn Folder>),
-    /// The owner did.
-    There(Reply),
 }
 
 impl Cache {
@@ -284,100 +277,6 @@ impl Cache {
         drop(self.inner.left.clone().wait_for(|left| *left).await);
         Ok(())
     }
-
-    /// Owner or client; waits while that is being settled.
-    async fn role(&self) -> Result<Role> {
-        self.inner.birth.check()?;
-        let mut roles = self.inner.roles.clone();
-        loop {
-            let role = roles.borrow_and_update().clone();
-            match role {
-                Role::Stuck(error) => return Err(error),
-                Role::Left => return Err(Error::Closed),
-                Role::Owner(_) => return Ok(role),
-                Role::Client(ref client) if !client.has_ended() => return Ok(role),
-                Role::Client(_) | Role::Seeking => roles.changed().await.map_err(|_| Error::Closed)?,
-            }
-        }
-    }
-
-    /// Finds who answers, and has the answer of another process, however often its owner changes meanwhile.
-    async fn ask(&self, request: &Request, bytes: Option<&[u8]>) -> Result<Asked> {
-        loop {
-            match self.role().await? {
-                Role::Owner(folder) => return Ok(Asked::Here(folder)),
-                Role::Client(client) => match self.call(&client, request, bytes).await {
-                    Ok(packet) => return Ok(Asked::There(packet)),
-                    Err(CallError::Failed(error)) => return Err(error),
-                    Err(CallError::Lost) => client.end(),
-                },
-                _ => {}
-            }
-        }
-    }
-
-    async fn call(
-        &self,
-        client: &Client,
-        request: &Request,
-        bytes: Option<&[u8]>,
-    ) -> Result<Reply, CallError> {
-        // A copy into memory of the kernel: short beside what it took to make the bytes.
-        let fd = bytes.map(memfd::sealed).transpose().map_err(|error| Error::Protocol {
-            message: format!("memory for a request can't be had: {error}"),
-        })?;
-        client.call_with(request, fd).await
-    }
-
-    async fn attached(&self, packet: Reply) -> Result<Vec<u8>> {
-        let fd = packet.fds.into_iter().next();
-        let fd = fd.ok_or_else(|| Error::Protocol { message: "an answer came without its file".into() })?;
-        let read = self.inner.reader.runtime.spawn_blocking(move || memfd::read(fd)).await;
-        let read = read.map_err(|_| Error::Closed)?;
-        read.map_err(|error| Error::Protocol { message: format!("an answer's file can't be read: {error}") })
-    }
-
-    async fn verify_into(&self, into: mpsc::Sender<Progress>) -> Result<()> {
-        while !into.is_closed() {
-            match self.role().await? {
-                Role::Owner(folder) => {
-                    let mut progress = folder.verify()?;
-                    while let Some(step) = progress.recv().await {
-                        if into.send(step).await.is_err() {
-                            break;
-                        }
-                    }
-                    return Ok(());
-                }
-                Role::Client(client) if series(&client, &into).await? => return Ok(()),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Passes an owner's findings on; false where it was lost before the end.
-async fn series(client: &Client, into: &mpsc::Sender<Progress>) -> Result<bool> {
-    let (answers, mut coming) = mpsc::channel(64);
-    if client.series(&Request::Verify, answers).await.is_err() {
-        client.end();
-        return Ok(false);
-    }
-    while let Some(answer) = coming.recv().await {
-        let step = match answer {
-            Answer::Progress { checked_blocks, total_blocks, checked_bytes, finding } => {
-                Progress { checked_blocks, total_blocks, checked_bytes, finding: finding.map(Into::into) }
-            }
-            Answer::Done { .. } => return Ok(true),
-            Answer::Failed { error } => return Err(error.into()),
-            other => return Err(unexpected(&other)),
-        };
-        if into.send(step).await.is_err() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn member(dir: &Path, sharing: Sharing, io: &dyn BlockIo, open: Open) -> Result<Member> {
