@@ -3,6 +3,8 @@
 //! Nothing is read before an epoch starts. While one runs, a planner and a readahead work on the session's runtime and decoders on
 //! workers; leaving the epoch ends them and frees their memory, except what batches in the consumer's hands hold.
 
+mod position;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +14,8 @@ use parking_lot::Mutex;
 use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
-use crate::checkpoint::{Fingerprint, Given, State};
-use crate::epoch::{Epoch, Over, Workplace};
+use crate::checkpoint::State;
+use crate::epoch::{Epoch, Workplace};
 use crate::error::{Error, Result};
 use crate::memory::Shares;
 use crate::options::LoaderOptions;
@@ -21,12 +23,13 @@ use crate::pipeline::account::{Account, TIER_NAMES};
 use crate::pipeline::queue::{Gauges, Stage, Taken};
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::values::Values;
-use crate::plan::{DEFAULT_SHUFFLE_WINDOW, EpochCut, Order, OrderMode, OrderSpec, Progress, World};
+use crate::plan::{Order, OrderMode, Progress, World};
 use crate::report::Reporter;
 use crate::session::Session;
 use crate::stats::LoaderStats;
 use crate::threads;
 use crate::trace::Counter;
+use position::Position;
 
 /// Streams the batches of one rank, epoch after epoch. All methods may be called from any thread.
 #[derive(Debug)]
@@ -37,28 +40,6 @@ pub struct Loader {
     /// What decoders and indexes keep on the heap, until the loader is closed.
     heap: Held,
     position: Mutex<Position>,
-}
-
-/// Where the loader stands, and what runs.
-#[derive(Debug)]
-struct Position {
-    progress: Progress,
-    /// The epoch was left early by the consumer: the next start begins another one.
-    left: bool,
-    /// A state that was loaded and not yet gone on with.
-    pending: Option<State>,
-    /// The order's settings and the dataset's fingerprint, once counts are known.
-    order: Option<(OrderSpec, Fingerprint)>,
-    epoch: Option<Epoch>,
-    /// None with one rank, or where nothing tells which the others are.
-    agreement: Option<Agreement>,
-    /// Tells when nothing of the last epoch's work is left.
-    over: Option<Over>,
-    /// Stalls of epochs that are over, by stage.
-    stalls: [Duration; 5],
-    batches: u64,
-    samples: u64,
-    closed: bool,
 }
 
 /// How a wait for a batch ended.
@@ -130,19 +111,7 @@ impl Loader {
         if let Some(trace) = &place.trace {
             place.session.listeners().add(trace);
         }
-        let position = Position {
-            progress: Progress { epoch: 0, consumed: 0 },
-            left: false,
-            pending: None,
-            order: None,
-            epoch: None,
-            agreement: Agreement::new(world, &place.reporter),
-            over: None,
-            stalls: Default::default(),
-            batches: 0,
-            samples: 0,
-            closed: false,
-        };
+        let position = Position::new(Agreement::new(world, &place.reporter));
         Ok(Self { options, world, place: Arc::new(place), heap: shares.heap, position: Mutex::new(position) })
     }
 
@@ -398,96 +367,12 @@ impl Loader {
         self.place.close(over);
         self.heap.shrink_to(0);
     }
-
-    fn cut(&self, total: u64, start: Progress) -> Result<EpochCut> {
-        EpochCut::new(total, start, self.options.batch_size as u64, self.world, self.options.drop_last)
-    }
-
-    fn terms_at(&self, position: &Position, order: String) -> Terms {
-        let Progress { epoch, consumed } = position.upcoming();
-        let LoaderOptions { batch_size, drop_last, .. } = &self.options;
-        Terms { order, epoch, consumed, batch_size: *batch_size as u64, drop_last: *drop_last }
-    }
-
-    fn fingerprint(&self, counts: &[u64]) -> Fingerprint {
-        Fingerprint::new(counts, self.place.catalog.objects().iter().map(|object| &object.id))
-    }
-
-    fn given(&self) -> Given {
-        Given {
-            seed: Some(self.options.seed),
-            mode: Some(self.options.mode),
-            canonical_ranks: self.options.canonical_ranks,
-            shuffle_window: self.options.shuffle_window,
-        }
-    }
-
-    fn options_order(&self, counts: Arc<[u64]>, epoch: u64) -> OrderSpec {
-        OrderSpec {
-            counts,
-            seed: self.options.seed,
-            epoch,
-            canonical_ranks: self.options.canonical_ranks.unwrap_or(self.options.world_size),
-            shuffle_window: self.options.shuffle_window.unwrap_or(DEFAULT_SHUFFLE_WINDOW),
-            mode: self.options.mode,
-        }
-    }
-
-    /// The order's settings: those of the loaded state, or the options'.
-    fn order(&self, position: &mut Position) -> Result<(OrderSpec, Fingerprint)> {
-        if let Some(order) = &position.order {
-            return Ok(order.clone());
-        }
-        let counts = self.place.session.block_on(self.place.catalog.counts())?;
-        let dataset = self.fingerprint(&counts);
-        let spec = match &position.pending {
-            Some(state) => {
-                let resumed = state.resume(counts, &dataset, &self.given())?;
-                if !resumed.same_objects {
-                    self.place.reporter.announce(
-                        "the state was taken on other versions of the shards (a copy, or written anew): the order is the same, \
-                         the samples are if the shards' contents are",
-                    );
-                }
-                position.pending = None;
-                resumed.spec
-            }
-            None => self.options_order(counts, position.progress.epoch),
-        };
-        if self.options.mode == OrderMode::Storage && self.options.world_size > 1 {
-            self.place.reporter.announce(
-                "shuffle=False with several ranks: every rank reads every shard; shuffle=True gives each rank shards of its own",
-            );
-        }
-        Ok(position.order.insert((spec, dataset)).clone())
-    }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
         if self.place.session.check_process().is_ok() {
             self.close();
-        }
-    }
-}
-
-impl Position {
-    fn run(&mut self, (epoch, over): (Epoch, Over)) {
-        (self.epoch, self.over) = (Some(epoch), Some(over));
-    }
-
-    /// Where the next start begins: an epoch that was left is over.
-    fn upcoming(&self) -> Progress {
-        match self.left {
-            true => Progress { epoch: self.progress.epoch.saturating_add(1), consumed: 0 },
-            false => self.progress,
-        }
-    }
-
-    /// Keeps an ended epoch's account.
-    fn settle(&mut self, epoch: &Epoch) {
-        for stage in Stage::ALL {
-            self.stalls[stage as usize] += epoch.ready.stall(stage);
         }
     }
 }
