@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use forebay_cache::disk::Evict;
 use forebay_cache::io::Blocking;
@@ -17,12 +18,13 @@ use forebay_cache::memory::{Arena, Region, Unpinned};
 use forebay_cache::origin::Origin;
 use forebay_cache::{ByteRange, Cache, CacheOptions, ObjectMeta};
 
-use forebay_cache::testing::FakeOrigin;
+use forebay_cache::testing::{FakeOrigin, allocated};
 
 const FOLDER: &str = "FOREBAY_CRASH_FOLDER";
 const SEED: &str = "FOREBAY_CRASH_SEED";
 const KILLS: u64 = 50;
 const LIMIT: u64 = 40 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
 const SIZES: [u64; 6] = [5_000, 4 << 20, (9 << 20) + 17, 12 << 20, (16 << 20) - 1, 20 << 20];
 
 /// Bytes that say where they belong.
@@ -105,13 +107,6 @@ fn start_victim(folder: &Path, seed: u64) -> Child {
     child
 }
 
-fn allocated(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let own = std::fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512);
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    own + entries.map(|entry| allocated(&entry.path())).sum::<u64>()
-}
-
 #[test]
 fn killed_fifty_times_it_serves_no_wrong_byte_and_leaks_no_space() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,7 +114,7 @@ fn killed_fifty_times_it_serves_no_wrong_byte_and_leaks_no_space() {
     for kill in 0..KILLS {
         let mut child = start_victim(folder.path(), kill + 1);
         // A random moment of its work, not a wait for something: 0 to 60 ms.
-        std::thread::sleep(std::time::Duration::from_micros(next(&mut state) % 60_000));
+        std::thread::sleep(Duration::from_micros(next(&mut state) % 60_000));
         assert!(child.try_wait().unwrap().is_none(), "the victim found a wrong byte in round {kill}");
         child.kill().unwrap();
         child.wait().unwrap();
@@ -150,7 +145,9 @@ fn check(folder: &Path) {
         cache.evict(Evict::All).await.unwrap();
     });
     // What a crash left without an owner goes behind the service; with everything evicted, nothing may be left.
+    let began = Instant::now();
     while allocated(folder) > 2 << 20 {
+        assert!(began.elapsed() < PATIENCE, "{} bytes stay", allocated(folder));
         std::thread::yield_now();
     }
     futures::executor::block_on(cache.close()).unwrap();

@@ -29,9 +29,12 @@ fn open(dir: &Path, fake: &Arc<Fake>, sharing: Sharing) -> Result<Cache> {
 
 /// Waits for a condition that another thread brings about.
 async fn until(what: impl Fn() -> bool) {
-    while !what() {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let wait = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it never came to be");
 }
 
 /// A client that speaks the protocol by hand.

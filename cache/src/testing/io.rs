@@ -5,12 +5,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::io::{BlockIo, IoFile, Operation};
 use crate::memory::{Arena, Lease, Slab, Unpinned};
+
+/// How long a test waits for what it holds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which operations a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,12 +184,13 @@ impl FaultyIo {
         state.held.len() + state.held_punches
     }
 
-    /// Blocks this thread until at least `operations` are held. Not for async code: use `spawn_blocking` there.
-    pub fn wait_for_held(&self, operations: usize) {
+    /// Blocks this thread until at least `operations` are held; false where that takes longer than a test should. Not for async code: use
+    /// `spawn_blocking` there.
+    #[must_use]
+    pub fn wait_for_held(&self, operations: usize) -> bool {
         let mut state = self.state.lock();
-        while state.held.len() + state.held_punches < operations {
-            self.changed.wait(&mut state);
-        }
+        let too_few = |state: &mut State| state.held.len() + state.held_punches < operations;
+        !self.changed.wait_while_for(&mut state, too_few, PATIENCE).timed_out()
     }
 
     /// What was submitted so far.

@@ -80,7 +80,7 @@ async fn held_operations_keep_their_buffers_until_released() {
     io::write(&*bench.io, &bench.file, 0, bench.page(9)).await.unwrap();
     let mut reading = Box::pin(bench.read());
     assert!(futures::poll!(&mut reading).is_pending());
-    bench.io.wait_for_held(1);
+    assert!(bench.io.wait_for_held(1));
     assert_eq!(bench.region.used_bytes(), 8192);
     bench.io.release();
     assert_eq!(reading.await.unwrap(), vec![9; 8192]);

@@ -8,9 +8,11 @@ pub mod gate;
 pub mod io;
 pub mod mount;
 pub mod origin;
+pub mod watch;
 
 pub use faults::{Failure, Fault, Faults, FaultyOrigin, Op, Request, Rule};
 pub use gate::Gate;
 pub use io::{Counts, Effect, Fault as IoFault, FaultyIo, Kind};
 pub use mount::Mount;
 pub use origin::FakeOrigin;
+pub use watch::{Watch, allocated};

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use super::world::{MIB, World, expect, location, whole};
+use super::world::{MIB, World, expect, location, until, whole};
 
 #[tokio::test]
 async fn bytes_come_from_the_origin_once_then_from_memory_then_after_a_restart_from_disk() {
@@ -320,9 +320,7 @@ async fn closing_does_not_wait_for_whoever_asked_for_a_check_and_does_not_look()
         cache.prefetch(&object, whole(&object)).await.unwrap();
     }
     let unread = cache.verify().unwrap();
-    while unread.len() < unread.max_capacity() {
-        tokio::task::yield_now().await;
-    }
+    until("the queue is full", async || unread.len() == unread.max_capacity()).await;
     assert!((unread.max_capacity() as u64) < BLOCKS, "the check waits for its reader");
     tokio::time::timeout(Duration::from_secs(60), cache.close()).await.unwrap().unwrap();
 }
@@ -362,6 +360,7 @@ async fn closing_does_not_wait_long_for_an_origin_that_drips() {
     let of_reader = cache.clone();
     let reader = tokio::spawn(async move { of_reader.prefetch(&object, whole(&object)).await });
     while cache.stats().origin_bytes == 0 {
+        assert!(!reader.is_finished());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let began = tokio::time::Instant::now();

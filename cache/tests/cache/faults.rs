@@ -9,7 +9,7 @@ use forebay_cache::testing::{Effect, Failure, Fault, IoFault, Kind, Op, Rule};
 use forebay_cache::tiered::Cache;
 use forebay_cache::{ByteRange, Error, ObjectMeta, Tier};
 
-use super::world::{MIB, World, expect, location, whole};
+use super::world::{MIB, World, expect, location, until, whole};
 
 pub(super) fn file_of(world: &World, object: &ObjectMeta, kind: &str) -> PathBuf {
     let id = object.id.to_string();
@@ -146,9 +146,8 @@ async fn a_disk_that_refuses_writes_is_still_read_and_comes_back() {
         world.io.heal();
         // Room that is made is reason enough to try again, also on a disk that was full.
         cache.evict(Evict::Object(old.id)).await.unwrap();
-        while cache.prefetch(&new, whole(&new)).await.unwrap().declined > 0 {
-            tokio::task::yield_now().await;
-        }
+        until("it is written again", async || cache.prefetch(&new, whole(&new)).await.unwrap().declined == 0)
+            .await;
     }
 }
 

@@ -1,35 +1,17 @@
 //! `cache_limit`, counted from outside while the cache runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-
 use forebay_cache::ByteRange;
 use forebay_cache::disk::Evict;
+use forebay_cache::testing::Watch;
 
-use super::world::{MIB, World, allocated_at_once, expect};
+use super::world::{MIB, World, expect, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_holds_at_every_moment() {
     let world = World::new(40 * MIB);
     let objects: Vec<_> = (0..10).map(|at| world.put(&format!("{at}"), 9 * MIB + at * 1111, at)).collect();
     let cache = world.open();
-    let (stop, peak, looks) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let watcher = {
-        let (stop, peak, looks, dir) =
-            (stop.clone(), peak.clone(), looks.clone(), world.dir.path().to_owned());
-        std::thread::Builder::new()
-            .name("watcher".into())
-            .spawn(move || {
-                while !stop.load(SeqCst) {
-                    if let Some(bytes) = allocated_at_once(&dir) {
-                        peak.fetch_max(bytes, SeqCst);
-                        looks.fetch_add(1, SeqCst);
-                    }
-                }
-            })
-            .unwrap()
-    };
+    let watch = Watch::over(world.dir.path()).unwrap();
     for turn in 0..60u64 {
         let (object, all) = &objects[(turn * 7 % 10) as usize];
         let start = turn * 1_234_567 % (object.size_bytes - 300_000);
@@ -40,10 +22,8 @@ async fn the_limit_holds_at_every_moment() {
         }
     }
     cache.close().await.unwrap();
-    stop.store(true, SeqCst);
-    watcher.join().unwrap();
-    assert!(looks.load(SeqCst) > 10);
-    let peak = peak.load(SeqCst);
+    let (peak, looks) = watch.end();
+    assert!(looks > 10);
     assert!(peak <= world.limit_bytes, "{peak} bytes were allocated under a limit of {}", world.limit_bytes);
     assert!(peak > world.limit_bytes / 2, "the limit was put to use: {peak}");
     assert!(cache.stats().evicted_blocks > 0);
@@ -93,8 +73,6 @@ async fn space_without_an_entry_and_files_of_nobody_are_reclaimed_behind_the_ser
     assert_eq!(expect(&cache, &world, &object, first, &all).await.tiers.disk, 4 * MIB);
     // Waiting for the walk: an eviction of nothing comes after it, and the space goes in the background.
     cache.evict(Evict::DownTo { bytes: u64::MAX }).await.unwrap();
-    while world.allocated() > 7 * MIB {
-        tokio::task::yield_now().await;
-    }
+    until("the space of nobody is reclaimed", async || world.allocated() <= 7 * MIB).await;
     expect(&cache, &world, &object, ByteRange::new(0, 12 * MIB), &all).await;
 }

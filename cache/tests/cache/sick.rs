@@ -1,4 +1,4 @@
-//! File systems that are really full, or really read-only: mounted by the test, which says where it can't.
+//! File systems that are really full, or really read-only: mounted by the test, which says where it may not.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -10,20 +10,13 @@ use forebay_cache::testing::Mount;
 use forebay_cache::tiered::Cache;
 use forebay_cache::{CacheOptions, Error};
 
-use super::world::{MIB, World, expect, whole};
+use super::world::{MIB, World, expect, until, whole};
 
-/// Options of a cache on a file system of the test's own.
-fn mounted(world: &World, made: Result<Mount, String>) -> Option<(Mount, impl Fn() -> CacheOptions)> {
-    match made {
-        Ok(mount) => {
-            let dir = mount.path().join("cache");
-            Some((mount, move || CacheOptions { dir: dir.clone(), ..world.options() }))
-        }
-        Err(why) => {
-            eprintln!("not run: no file system of its own can be had here: {why}");
-            None
-        }
-    }
+/// Options of a cache on a file system of the test's own; none where this process may not mount one.
+fn mounted(world: &World, made: Result<Option<Mount>, String>) -> Option<(Mount, impl Fn() -> CacheOptions)> {
+    let mount = made.unwrap()?;
+    let dir = mount.path().join("cache");
+    Some((mount, move || CacheOptions { dir: dir.clone(), ..world.options() }))
 }
 
 #[tokio::test]
@@ -50,17 +43,11 @@ async fn on_a_full_file_system_reads_go_on_and_admission_begins_again_when_there
 
 /// Comes back when blocks are stored again: what a full disk left of them must be gone first, and its file system may have the room later.
 async fn until_admitted(cache: &Cache, object: &Arc<ObjectMeta>) {
-    let admitted = async {
-        loop {
-            let done = cache.prefetch(object, whole(object)).await.unwrap();
-            if done.stored + done.present > 0 {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let patience = std::time::Duration::from_secs(60);
-    tokio::time::timeout(patience, admitted).await.unwrap_or_else(|_| panic!("{:?}", cache.stats()));
+    until("blocks are stored again", async || {
+        let done = cache.prefetch(object, whole(object)).await.unwrap();
+        done.stored + done.present > 0
+    })
+    .await;
 }
 
 /// Somebody else takes all of the room that is left.

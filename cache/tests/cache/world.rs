@@ -1,6 +1,5 @@
 //! A folder, an origin and memory for one test.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use forebay_cache::io::{BlockIo, Blocking};
@@ -55,8 +54,19 @@ impl World {
 
     /// What the folder really takes, counted from outside.
     pub(crate) fn allocated(&self) -> u64 {
-        allocated(self.dir.path())
+        forebay_cache::testing::allocated(self.dir.path())
     }
+}
+
+/// Comes back when `done` says so: what a test waits for comes in its own time, and one that waits for ever says so.
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !done().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// Reads and compares.
@@ -93,25 +103,4 @@ pub(crate) fn bytes(len: u64, seed: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| next()).collect();
     bytes.truncate(len as usize);
     bytes
-}
-
-/// Sum of st_blocks under a folder.
-pub(crate) fn allocated(dir: &Path) -> u64 {
-    sizes(dir).iter().map(|(_, bytes)| bytes).sum()
-}
-
-/// As [`allocated`], where nothing changed between two looks: files are looked at one after the other, and space that moves from one to
-/// another meanwhile would be counted twice.
-pub(crate) fn allocated_at_once(dir: &Path) -> Option<u64> {
-    let (first, second) = (sizes(dir), sizes(dir));
-    (first == second).then(|| first.iter().map(|(_, bytes)| bytes).sum())
-}
-
-fn sizes(path: &Path) -> Vec<(std::path::PathBuf, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let own = std::fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512);
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let mut all: Vec<_> = entries.flat_map(|entry| sizes(&entry.path())).collect();
-    all.push((path.into(), own));
-    all
 }

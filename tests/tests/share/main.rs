@@ -6,15 +6,13 @@ mod child;
 mod origin;
 mod quota;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use forebay_cache::testing::Watch;
 use origin::{OBJECTS, Server, TOTAL_BYTES};
 
 /// Longer than any step takes: a test that hangs says where.
@@ -93,47 +91,11 @@ impl Drop for Process {
     }
 }
 
-/// Looks at the folder again and again until it is dropped.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    peak: Arc<AtomicU64>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Watch {
-    fn over(dir: &Path) -> Self {
-        let (stop, peak) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (ends, most, dir) = (stop.clone(), peak.clone(), dir.to_owned());
-        let look = move || {
-            let mut before = BTreeMap::new();
-            while !ends.load(SeqCst) {
-                let mut now = BTreeMap::new();
-                allocated(&dir, &mut now);
-                // Files are asked one after the other: only where nothing moved meanwhile is their sum one of a moment.
-                if now == before {
-                    most.fetch_max(now.values().sum(), SeqCst);
-                }
-                before = now;
-            }
-        };
-        let thread = std::thread::Builder::new().name("watches-the-quota".into()).spawn(look).unwrap();
-        Self { stop, peak, thread: Some(thread) }
-    }
-
-    fn peak_bytes(mut self) -> u64 {
-        self.stop.store(true, SeqCst);
-        self.thread.take().unwrap().join().unwrap();
-        self.peak.load(SeqCst)
-    }
-}
-
-/// What everything in the folder takes on disk, as `du` counts.
-fn allocated(path: &Path, into: &mut BTreeMap<PathBuf, u64>) {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return };
-    into.insert(path.into(), meta.blocks() * 512);
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        allocated(&entry.path(), into);
+/// Asks again until it is so.
+fn until(mut so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < LIMIT, "it never came to be");
     }
 }
 
@@ -154,7 +116,7 @@ fn four_processes_ask_the_origin_once_for_every_byte() {
     let mut processes = start(4, &dir, limit, &server);
     let roles: Vec<_> = processes.iter().map(|process| process.role.as_str()).collect();
     assert_eq!(roles, ["owner", "client", "client", "client"]);
-    let watch = Watch::over(&dir);
+    let watch = Watch::over(&dir).unwrap();
     for (seed, process) in processes.iter_mut().enumerate() {
         process.tell(&format!("epoch {seed}"));
     }
@@ -166,7 +128,7 @@ fn four_processes_ask_the_origin_once_for_every_byte() {
         process.ask(&format!("epoch {}", 10 + seed), "done");
     }
     assert_eq!(server.bytes(), TOTAL_BYTES);
-    assert!(watch.peak_bytes() <= limit);
+    assert!(watch.end().0 <= limit);
 }
 
 #[test]
@@ -176,7 +138,7 @@ fn owners_are_killed_in_mid_epoch_and_the_others_read_on_within_the_quota() {
     // Two thirds of the objects fit: eviction goes on all the time.
     let limit = TOTAL_BYTES * 2 / 3;
     let mut processes = start(4, &dir, limit, &server);
-    let watch = Watch::over(&dir);
+    let watch = Watch::over(&dir).unwrap();
     for (seed, process) in processes.iter_mut().enumerate() {
         process.tell(&format!("epoch {seed}"));
     }
@@ -199,7 +161,7 @@ fn owners_are_killed_in_mid_epoch_and_the_others_read_on_within_the_quota() {
     }
     processes.iter().for_each(|process| drop(process.hear("done")));
     assert_eq!(processes[0].ask("verify", "bad "), "0");
-    let peak = watch.peak_bytes();
+    let (peak, _) = watch.end();
     assert!(peak <= limit, "{peak} bytes were allocated under a limit of {limit}");
 }
 
@@ -215,7 +177,7 @@ fn what_a_killed_client_was_lent_is_evicted() {
     client.hear("step ");
     client.kill();
     // Its leases end when the owner has found its lock free.
-    while owner.ask("evict", "objects ") != "0" {}
+    until(|| owner.ask("evict", "objects ") == "0");
     owner.ask("epoch 3", "done");
 }
 
@@ -263,9 +225,11 @@ fn what_a_plan_needs_is_kept_by_every_owner_and_until_its_process_dies() {
         process.ask(&format!("need {index}"), "needed");
     }
     // The clients' advice travels by itself.
-    while processes[0].ask("shrink", "left ") != "0 1 2" {
+    until(|| {
+        let left = processes[0].ask("shrink", "left ");
         processes[0].ask("epoch 2", "done");
-    }
+        left == "0 1 2"
+    });
     let mut others = processes.split_off(1);
     processes.remove(0).kill();
     others[0].ask("epoch 3", "done");
@@ -273,5 +237,5 @@ fn what_a_plan_needs_is_kept_by_every_owner_and_until_its_process_dies() {
     let owner = usize::from(others[1].ask("role", "role ") == "owner");
     others.remove(1 - owner).kill();
     let left = (owner + 1).to_string();
-    while others[0].ask("shrink", "left ") != left {}
+    until(|| others[0].ask("shrink", "left ") == left);
 }

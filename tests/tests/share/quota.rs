@@ -1,12 +1,12 @@
 //! `cache_limit`, seen from outside while four processes read at full speed and owners are killed, on file systems of the test's own.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::Arc;
 
-use forebay_cache::testing::Mount;
+use forebay_cache::testing::{Mount, Watch};
 
 use crate::origin::{Server, TOTAL_BYTES};
-use crate::{Watch, start};
+use crate::start;
 
 /// Most of what is read is evicted again.
 const LIMIT_BYTES: u64 = TOTAL_BYTES * 2 / 3;
@@ -34,44 +34,29 @@ fn assert_within(peak: u64) {
     assert!(peak > LIMIT_BYTES / 2, "the limit was put to use: {peak}");
 }
 
-fn not_run(why: &str) {
-    eprintln!("not run: no file system of its own can be had here: {why}");
-}
-
 /// What a file system says is in use counts all that files take, also those that were unlinked and are still open. One in memory says
 /// so exactly.
 #[test]
 fn a_file_system_in_memory_never_sees_more_than_the_limit() {
     let home = tempfile::tempdir().unwrap();
-    let mount = match Mount::tmpfs(home.path(), 256 << 20) {
-        Ok(mount) => mount,
-        Err(why) => return not_run(&why),
-    };
+    let Some(mount) = Mount::tmpfs(home.path(), 256 << 20).unwrap() else { return };
+    let mount = Arc::new(mount);
     let before = mount.used_bytes().unwrap();
-    let (ends, peak) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let watch = || {
-            while !ends.load(SeqCst) {
-                peak.fetch_max(mount.used_bytes().unwrap(), SeqCst);
-            }
-        };
-        std::thread::Builder::new().name("watches-the-quota".into()).spawn_scoped(scope, watch).unwrap();
-        read_with_four_processes(&mount.path().join("cache"));
-        ends.store(true, SeqCst);
-    });
-    assert_within(peak.load(SeqCst) - before);
+    let watched = mount.clone();
+    let watch = Watch::new(move || Some(watched.used_bytes().unwrap())).unwrap();
+    read_with_four_processes(&mount.path().join("cache"));
+    let (peak, looks) = watch.end();
+    assert!(looks > 10);
+    assert_within(peak - before);
 }
 
 /// Here the files are asked: an ext4 itself counts a block twice for the moment in which it is allocated, as reserved and as taken.
 #[test]
 fn the_files_on_an_ext4_never_take_more_than_the_limit() {
     let home = tempfile::tempdir().unwrap();
-    let mount = match Mount::ext4(home.path(), 512 << 20) {
-        Ok(mount) => mount,
-        Err(why) => return not_run(&why),
-    };
+    let Some(mount) = Mount::ext4(home.path(), 512 << 20).unwrap() else { return };
     let dir = mount.path().join("cache");
-    let watch = Watch::over(&dir);
+    let watch = Watch::over(&dir).unwrap();
     read_with_four_processes(&dir);
-    assert_within(watch.peak_bytes());
+    assert_within(watch.end().0);
 }
