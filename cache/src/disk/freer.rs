@@ -163,29 +163,33 @@ impl Shared {
     fn evict_once(&self, what: Evict) -> io::Result<()> {
         match what {
             Evict::All => {
-                let ids: Vec<_> = self.state.lock().objects.keys().copied().collect();
-                // One that can't go does not keep the others.
-                ids.iter().map(|id| self.evict_object(id)).fold(Ok(()), io::Result::and)
+                let ids = self.state.lock().objects.keys().copied().collect();
+                self.evict_objects(ids)
             }
-            Evict::Object(id) => self.evict_object(&id),
+            Evict::Object(id) => self.evict_objects(vec![id]),
             Evict::DownTo { bytes } => self.evict_down_to(bytes),
         }
     }
 
-    fn evict_object(&self, id: &ObjectId) -> io::Result<()> {
-        self.load_or_fail(id)?;
+    /// Removes what nobody holds of these, at once: one commit of the index. One that can't go does not keep the others.
+    fn evict_objects(&self, mut ids: Vec<ObjectId>) -> io::Result<()> {
+        let mut loaded = Ok(());
+        ids.retain(|id| match self.load_or_fail(id) {
+            Ok(()) => true,
+            Err(error) => {
+                loaded = Err(error);
+                false
+            }
+        });
         let mut state = self.state.lock();
         if state.held {
-            return Ok(());
+            return loaded;
         }
-        let Some(blocks) = state.objects.get(id).and_then(|object| object.blocks.as_ref()) else {
-            return Ok(());
-        };
-        let free = blocks.iter().filter(|(_, block)| block.phase == Phase::Present && block.pins == 0);
-        let blocks = free.map(|(&index, _)| BlockId { object: *id, index }).collect();
+        ids.retain(|id| state.objects.get(id).is_some_and(|object| object.blocks.is_some()));
+        let blocks = ids.iter().flat_map(|id| free_blocks(&state, id)).collect();
         let blocks = self.retire(&mut state, blocks);
         drop(state);
-        self.remove(Batch { blocks, aux: vec![*id], chosen: true })
+        self.remove(Batch { blocks, aux: ids, chosen: true }).and(loaded)
     }
 
     /// Brings an object's entries into memory; an error where the index can't be read at present.
@@ -220,4 +224,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// The good blocks of an object that nobody holds.
+fn free_blocks(state: &State, id: &ObjectId) -> Vec<BlockId> {
+    let blocks = state.objects.get(id).and_then(|object| object.blocks.as_ref()).into_iter().flatten();
+    let free = blocks.filter(|(_, block)| block.phase == Phase::Present && block.pins == 0);
+    free.map(|(&index, _)| BlockId { object: *id, index }).collect()
 }

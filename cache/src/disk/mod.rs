@@ -10,6 +10,7 @@ mod advice;
 mod aux;
 mod checksum;
 mod choose;
+mod commits;
 mod database;
 mod freer;
 mod grant;
@@ -51,6 +52,7 @@ pub use grant::{BlockGrant, Grant};
 pub use lock::FolderLock;
 pub use report::{CachedObject, Evict, Finding, Progress, Status};
 
+use commits::{keep_room, note_commits};
 use health::is_full;
 use index::{Index, ObjectRecord};
 use layout::Layout;
@@ -156,7 +158,7 @@ impl Disk {
         let index = Arc::new(index);
         let state = Arc::new(Mutex::new(state));
         keep_room(&state, &index);
-        let written = note_commits(state.clone(), index.clone());
+        let written = note_commits(state.clone(), index.clone(), options.counters.clone());
         let threads = |error| unusable(&dir, "a thread for it could not be started", error);
         let shared = Arc::new(Shared {
             writer: IndexWriter::start(index.clone(), refused, written).map_err(threads)?,
@@ -259,9 +261,10 @@ impl Disk {
         match flushed {
             Ok(Err(error)) => Err(Error::Disk {
                 path: self.shared.layout.index(),
-                what:
-                    "the last entries of the block index could not be written; their blocks are fetched again"
-                        .into(),
+                what: format!(
+                    "the last {} changes of the block index could not be written; what they stand for is fetched again",
+                    self.shared.writer.waiting()
+                ),
                 source: error,
             }),
             _ => Ok(()),
@@ -323,48 +326,6 @@ impl Shared {
     }
 }
 
-/// What the index's thread reports: that the file may have grown, or takes no entries at present.
-fn note_commits(
-    state: Arc<Mutex<State>>,
-    index: Arc<Index>,
-) -> impl Fn(Result<(), &io::Error>) + Send + 'static {
-    move |result| {
-        keep_room(&state, &index);
-        let mut state = state.lock();
-        match result {
-            Ok(()) if state.health.index_accepted() => tracing::info!("the block index takes entries again"),
-            Ok(()) => {}
-            Err(error) => {
-                state.health.index_refused(error, Instant::now());
-                tracing::error!(%error, "the block index can't be written: nothing is admitted to the cache or evicted until it can; it is tried again");
-            }
-        }
-    }
-}
-
-/// Counts the index, and allocates its room where the quota has it.
-fn keep_room(state: &Mutex<State>, index: &Index) {
-    let Some(bytes) = index.footprint() else { return };
-    let fits = {
-        let mut state = state.lock();
-        state.quota.set_index(bytes);
-        state.quota.holds()
-    };
-    if !fits {
-        return;
-    }
-    let began = Instant::now();
-    match index.reserve() {
-        Err(error) if is_full(&error) => {
-            // What is left of the disk is the index's.
-            state.lock().health.write_failed(&error, began, Instant::now());
-        }
-        // Room is set aside for a disk that fills up later. One that is sick shows it in the next commit, which is counted.
-        Err(error) => tracing::debug!(%error, "the block index could not reserve room for its growth"),
-        Ok(()) => {}
-    }
-}
-
 /// Opens the index and reads its objects; one that is broken is made anew, and its blocks are reclaimed behind the service.
 fn open_index(
     layout: &Layout,
@@ -399,3 +360,6 @@ fn open_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(4096);
     usize::try_from(limit / 4).unwrap_or(usize::MAX).clamp(16, 4096)
 }
+
+#[cfg(test)]
+mod tests;

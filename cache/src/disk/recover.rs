@@ -44,9 +44,7 @@ impl Shared {
         if !self.wait_for_release() {
             return;
         }
-        for id in unknown {
-            self.reclaim_unknown(&id);
-        }
+        self.reclaim_unknown(unknown);
         let known: Vec<_> = self.state.lock().objects.keys().copied().collect();
         for id in known {
             if self.state.lock().ended {
@@ -156,16 +154,25 @@ impl Shared {
         !state.ended
     }
 
-    fn reclaim_unknown(&self, id: &ObjectId) {
-        let files = [self.layout.data(id), self.layout.crc(id)];
-        let result = files.iter().try_for_each(|path| remove(path));
-        match result.and_then(|()| self.unlink_aux(id)) {
-            Ok(()) => self.state.lock().forget(id),
+    fn reclaim_unknown(&self, ids: Vec<ObjectId>) {
+        let aux = match self.aux_files(ids.iter().copied()) {
+            Ok(aux) => aux,
             Err(error) => {
-                tracing::warn!(%error, object = %id, "files of an unknown object could not be removed")
+                tracing::warn!(%error, "files of unknown objects could not be listed and stay");
+                return;
             }
+        };
+        for id in ids {
+            let files = [self.layout.data(&id), self.layout.crc(&id)];
+            let aux = aux.get(&id).into_iter().flatten();
+            match files.iter().chain(aux).try_for_each(|path| remove(path)) {
+                Ok(()) => self.state.lock().forget(&id),
+                Err(error) => {
+                    tracing::warn!(%error, object = %id, "files of an unknown object could not be removed")
+                }
+            }
+            self.tell_room();
         }
-        self.tell_room();
     }
 
     /// Blocks without an entry whose space is allocated: written, or being written, when the process died.

@@ -3,14 +3,15 @@
 //! The order: out of service, entry gone and durable, then the space. A crash in between leaves space that the next start reclaims,
 //! never an entry without its bytes. Where the entry or the space can't be given up, good blocks are back in service as they were.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::checksum::PAGE_BYTES;
-use super::index::{Change, ObjectRecord, unshared};
+use super::index::{Change, ObjectRecord, shared, unshared};
 use super::layout::{owner_of, remove};
 use super::state::{Phase, State};
 use super::{Shared, store};
@@ -21,6 +22,9 @@ use crate::stats::count;
 /// Rest between punches when nobody waits for room. A punch takes the disk 8 ms with discard (measured), and reads beside it fell
 /// to a third; half the time is theirs.
 const PACE: Duration = Duration::from_millis(8);
+
+/// Paths of aux files, by object.
+pub(super) type AuxFiles = HashMap<ObjectId, Vec<PathBuf>>;
 
 /// What one removal takes.
 #[derive(Debug, Default)]
@@ -65,6 +69,10 @@ impl Shared {
     /// Entries first, then space. An error says why not all of it was given back; what was is gone all the same.
     pub(super) fn remove(&self, batch: Batch) -> io::Result<()> {
         let _one_at_a_time = self.removal.lock();
+        if let Err(error) = self.try_index() {
+            self.put_back(&batch);
+            return Err(unshared(error));
+        }
         let parts = self.divide(&batch);
         for (id, part) in &parts {
             if !part.files {
@@ -81,21 +89,59 @@ impl Shared {
             Err(_) if self.index.is_gone() => Ok(()),
             entered => entered,
         };
+        let result = match entered {
+            Ok(()) => self.give_all_back(&parts, batch.chosen),
+            Err(error) => {
+                for (id, part) in &parts {
+                    let nothing = Outcome::nothing(unshared(error.clone()));
+                    self.settle_removal(id, part, &nothing, batch.chosen);
+                }
+                Err(unshared(error))
+            }
+        };
+        if result.is_err() {
+            self.answer(&mut self.state.lock());
+        }
+        result
+    }
+
+    /// Where the index takes nothing it is tried first: what waits for it must not grow with every removal that is tried.
+    fn try_index(&self) -> Result<(), Arc<io::Error>> {
+        if self.state.lock().health.index_works() || self.index.is_gone() {
+            return Ok(());
+        }
+        self.writer.flush_blocking()
+    }
+
+    /// Nothing of a batch can go, and nothing was changed yet: it is as it was.
+    fn put_back(&self, batch: &Batch) {
+        let mut state = self.state.lock();
+        for &id in &batch.blocks {
+            if !batch.chosen {
+                state.defer(id);
+            } else if let Some(block) = state.block(id) {
+                block.phase = Phase::Present;
+            }
+        }
+        self.answer(&mut state);
+    }
+
+    /// The space of what has no entries any more.
+    fn give_all_back(&self, parts: &BTreeMap<ObjectId, Part>, chosen: bool) -> io::Result<()> {
+        let aux =
+            self.aux_files(parts.iter().filter(|(_, part)| part.aux).map(|(id, _)| *id)).map_err(shared);
         let (mut worked, mut failure) = (false, None);
         for (id, part) in parts {
-            let outcome = match &entered {
-                Ok(()) => self.give_back(&id, &part),
-                Err(error) => Outcome::nothing(unshared(error.clone())),
-            };
-            self.settle_removal(&id, &part, &outcome, batch.chosen);
+            let outcome = self.give_back(id, part, &aux);
+            self.settle_removal(id, part, &outcome, chosen);
             worked |= outcome.result.is_ok();
             failure = failure.or(outcome.result.err());
         }
-        self.judge(batch.chosen, worked, failure.as_ref());
+        self.judge(chosen, worked, failure.as_ref());
         failure.map_or(Ok(()), Err)
     }
 
-    /// What the removal says of the disk's health, and those who wait for room.
+    /// What giving back says of the disk's health. What the index said is counted where it is written.
     fn judge(&self, chosen: bool, worked: bool, failure: Option<&io::Error>) {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -108,7 +154,6 @@ impl Shared {
             if chosen && !worked {
                 state.health.removal_failed(now);
             }
-            self.answer(&mut state);
         }
     }
 
@@ -124,10 +169,9 @@ impl Shared {
             part.blocks.sort_unstable();
             let referenced = state.advice(id).is_some();
             let Some(object) = state.objects.get_mut(id) else { continue };
-            let gone: HashSet<u32> = part.blocks.iter().copied().collect();
+            let stays = |index: &u32| part.blocks.binary_search(index).is_err();
             // Blocks that are only in the index yet are left.
-            let left =
-                object.blocks.as_ref().is_none_or(|blocks| blocks.keys().any(|index| !gone.contains(index)));
+            let left = object.blocks.as_ref().is_none_or(|blocks| blocks.keys().any(stays));
             part.files = !left && !object.removing && (part.aux || !referenced);
             part.keeps = (!part.aux && object.aux > 0).then(|| object.record.clone());
             object.removing |= part.files;
@@ -135,10 +179,13 @@ impl Shared {
         parts
     }
 
-    fn give_back(&self, id: &ObjectId, part: &Part) -> Outcome {
+    fn give_back(&self, id: &ObjectId, part: &Part, aux: &Result<AuxFiles, Arc<io::Error>>) -> Outcome {
         let mut outcome = if part.files { self.unlink(id, part) } else { self.punch_all(id, &part.blocks) };
         if part.aux && outcome.result.is_ok() {
-            outcome.result = self.unlink_aux(id);
+            outcome.result = match aux {
+                Ok(files) => files.get(id).into_iter().flatten().try_for_each(|path| remove(path)),
+                Err(error) => Err(unshared(error.clone())),
+            };
         }
         outcome
     }
@@ -151,18 +198,24 @@ impl Shared {
         Outcome { blocks: part.blocks.len(), data: true, result: remove(&self.layout.crc(id)) }
     }
 
-    /// Removes the aux files of an object, where the account knows of any.
-    pub(super) fn unlink_aux(&self, id: &ObjectId) -> io::Result<()> {
-        if self.state.lock().objects.get(id).is_some_and(|object| object.aux == 0) {
-            return Ok(());
+    /// The aux files of these objects, as far as the account knows of any: their folder is listed once.
+    pub(super) fn aux_files(&self, ids: impl Iterator<Item = ObjectId>) -> io::Result<AuxFiles> {
+        let mut found: AuxFiles = {
+            let state = self.state.lock();
+            let may_have = |id: &ObjectId| state.objects.get(id).is_none_or(|object| object.aux > 0);
+            ids.filter(may_have).map(|id| (id, Vec::new())).collect()
+        };
+        if found.is_empty() {
+            return Ok(found);
         }
         for entry in std::fs::read_dir(self.layout.aux_dir())? {
             let entry = entry?;
-            if entry.file_name().to_str().and_then(owner_of).is_some_and(|(owner, _)| owner == *id) {
-                remove(&entry.path())?;
+            let owner = entry.file_name().to_str().and_then(owner_of).map(|(owner, _)| owner);
+            if let Some(files) = owner.and_then(|owner| found.get_mut(&owner)) {
+                files.push(entry.path());
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Punches runs of neighbours, with rests in between unless somebody waits for room.
@@ -268,7 +321,3 @@ fn reinstate(state: &mut State, id: &ObjectId, indexes: &[u32], record: bool) ->
     }
     entries
 }
-
-#[cfg(test)]
-#[path = "removal_tests.rs"]
-mod tests;

@@ -106,13 +106,13 @@ impl State {
     }
 
     /// Notes a use of an object. True where the index should learn of it: once an hour, so that the order of eviction survives
-    /// a crash well enough.
+    /// a crash well enough. One that takes nothing at present learns it later.
     pub(super) fn touch(&mut self, id: &ObjectId) -> bool {
         self.tick += 1;
         let Some(object) = self.objects.get_mut(id) else { return false };
         object.tick = self.tick;
         let now = now_seconds();
-        let due = now.saturating_sub(object.record.last_use) > 3600;
+        let due = self.health.index_works() && now.saturating_sub(object.record.last_use) > 3600;
         if due {
             object.record.last_use = now;
         }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ enum Message {
 #[derive(Debug)]
 pub(super) struct IndexWriter {
     sender: Option<SyncSender<Message>>,
+    waiting: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -51,10 +54,17 @@ impl IndexWriter {
         let (sender, receiver) = sync_channel(QUEUE);
         let mut group = Group::default();
         refused.into_iter().for_each(|error| group.failed(error));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let of_thread = waiting.clone();
         let thread = std::thread::Builder::new()
             .name("forebay-index".into())
-            .spawn(move || run(&index, &receiver, group, &written))?;
-        Ok(Self { sender: Some(sender), thread: Mutex::new(Some(thread)) })
+            .spawn(move || run(&index, &receiver, group, &of_thread, &written))?;
+        Ok(Self { sender: Some(sender), waiting, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Changes that were sent before the last flush and are not written.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
     }
 
     /// Enters a change; it is durable after the next flush, or within half a second.
@@ -115,6 +125,7 @@ fn run(
     index: &Index,
     receiver: &Receiver<Message>,
     mut group: Group,
+    waiting: &AtomicUsize,
     written: &dyn Fn(Result<(), &io::Error>),
 ) {
     loop {
@@ -135,6 +146,7 @@ fn run(
             written(result.as_ref().copied());
             group.settle(result);
         }
+        waiting.store(group.changes.len(), Relaxed);
         if let Some(waiter) = waiter {
             drop(waiter.send(group.failure.clone().map_or(Ok(()), Err)));
         }
