@@ -15,7 +15,7 @@ import time
 import urllib.parse
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class SeaweedFS:
@@ -134,12 +134,21 @@ class SeaweedFS:
         self.stop()
 
 
+class Request(NamedTuple):
+    """What a RangeServer was asked for; `range` and `if_match` are the headers of these names."""
+
+    method: str
+    path: str
+    range: str | None
+    if_match: str | None
+
+
 class RangeServer:
-    """A folder over HTTP with ranges, entity tags and If-Match, in a thread. `requests` lists (method, path, range), `sent_bytes`
+    """A folder over HTTP with ranges, entity tags and If-Match, in a thread. `requests` lists what it was asked for, `sent_bytes`
     counts."""
 
     def __init__(self, folder: Path) -> None:
-        self.requests: list[tuple[str, str, str | None]] = []
+        self.requests: list[Request] = []
         self.answer: Any = None
         """A function (handler) -> bool that may answer a request itself: to fail, stall or cut."""
         self.sent_bytes = 0
@@ -171,7 +180,8 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        self.home.requests.append((self.command, self.path, self.headers.get("range")))
+        headers = self.headers
+        self.home.requests.append(Request(self.command, self.path, headers.get("range"), headers.get("if-match")))
         if not (self.home.answer and self.home.answer(self)):
             body = self.begin()
             with self.home.counting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -110,3 +111,11 @@ def run(code: str, *arguments: Any) -> str:
         status, out, err = child.finish()
     assert status == 0, err
     return out
+
+
+def program(*arguments: Any, code: int = 0) -> Any:
+    """What the program `forebay` says, as JSON."""
+    command = [sys.executable, "-m", "forebay", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)

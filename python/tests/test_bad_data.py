@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tarfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import forebay
 import numpy as np
 import pytest
-from conftest import LABEL, Dataset, OpenLoader, samples_of
+from conftest import LABEL, Dataset, OpenLoader, labels_of, samples_of
 from faults import fail
 from PIL import Image
 from servers import RangeServer
@@ -35,10 +36,22 @@ def with_size(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def damaged(marker: bytes, behind: int, bytes_: bytes) -> bytes:
+    """A JPEG in which these bytes stand so far behind a marker."""
+    data = bytearray(jpeg())
+    at = data.index(marker) + behind
+    data[at : at + len(bytes_)] = bytes_
+    return bytes(data)
+
+
 BAD_JPEGS = {
     "empty": b"",
     "text": b"not a picture at all",
     "truncated": jpeg()[:400],
+    # Codes by length, of which there can't be so many.
+    "corrupt tables": damaged(b"\xff\xc4", 5, b"\xff" * 16),
+    # The end of the image in the midst of its data.
+    "corrupt data": damaged(b"\xff\xda", 200, b"\xff\xd9"),
     "no size": with_size(0, 0),
     "far too large": with_size(65_535, 65_535),
 }
@@ -144,6 +157,7 @@ def test_skip_covers_bad_pictures(write: Write, open_loader: OpenLoader, name: s
 def test_skip_covers_a_missing_field(write: Write, open_loader: OpenLoader) -> None:
     loader = open_loader(write({"a.cls": b"1", "b.jpg": jpeg()}), fields=LABEL, on_error="skip")
     assert samples_of(loader) == [(0, 0), (0, 0)]
+    assert loader.stats().skipped == 1
 
 
 def test_skip_does_not_cover_a_broken_shard(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
@@ -186,6 +200,11 @@ def raw_header(name: bytes, size: bytes) -> bytes:
     return bytes(header)
 
 
+def base_256(size: int) -> bytes:
+    """A size as GNU tar writes one that octal digits have no room for."""
+    return b"\x80" + size.to_bytes(11, "big")
+
+
 def test_a_truncated_shard_says_where(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
     data = dataset.paths[0].read_bytes()
     path = tmp_path / "cut.tar"
@@ -198,7 +217,8 @@ def test_a_truncated_shard_says_where(dataset: Dataset, open_loader: OpenLoader,
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(raw_header(b"a.cls", b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7), id="claims 2^63 bytes"),
+        pytest.param(raw_header(b"a.cls", base_256(2**63)), id="claims 2^63 bytes"),
+        pytest.param(raw_header(b"a.cls", base_256(2**63 - 1)), id="claims 2^63 - 1 bytes"),
         pytest.param(b"this is no tar" * 100, id="no tar"),
         pytest.param(raw_header(b"a.cls", b"zzzzzzzzzzz\0"), id="a size that is no number"),
     ],
@@ -217,6 +237,50 @@ def test_an_empty_shard_and_an_empty_dataset(dataset: Dataset, open_loader: Open
         with pytest.raises(forebay.Error) as caught:
             samples_of(open_loader(sources))
         assert isinstance(caught.value, (forebay.DataError, forebay.NotFoundError))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_shards_without_samples(write: Write, open_loader: OpenLoader, shuffle: bool) -> None:
+    without = [write({}, "ended.tar"), write({"README": b"no dot", ".hidden.cls": b"1"}, "others.tar")]
+    paths = [without[0], write({"a.cls": b"7"}, "one.tar"), without[1]]
+    batch = next(iter(open_loader(paths, shuffle=shuffle)))
+    assert (labels_of(batch), batch.samples[: batch.valid]) == ([7], [(1, 0)])
+    with pytest.raises(forebay.DataError, match="no samples"):
+        samples_of(open_loader(without, shuffle=shuffle))
+
+
+def strange_names(tmp_path: Path, contents: list[bytes]) -> Path:
+    """A shard of names that are no text: in a header's field, where NUL ends a name, and in a pax record; each with a content."""
+    path = tmp_path / "names.tar"
+    in_fields = zip([b"nul\0rest.cls", b"\xff\xfe.cls", b"cut.cls\0rest"], [b"?", *contents], strict=False)
+    blocks = [raw_header(name, b"%011o\0" % len(content)) + content.ljust(512, b"\0") for name, content in in_fields]
+    path.write_bytes(b"".join(blocks))
+    in_records = [{"path": "p\0q.cls"}, {"path": os.fsdecode(b"\xfe\xff.cls")}]
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for headers, content in zip(in_records, contents[2:], strict=True):
+            info = tarfile.TarInfo("short")
+            info.pax_headers, info.size = headers, len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with path.open("ab") as file:
+        file.write(archive.getvalue())
+    return path
+
+
+def test_names_that_are_no_text_are_only_names(open_loader: OpenLoader, tmp_path: Path) -> None:
+    loader = open_loader(strange_names(tmp_path, [b"0", b"1", b"2", b"3"]))
+    assert [label for batch in loader for label in labels_of(batch)] == [0, 1, 2, 3], "what has no dot is no sample"
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"), list(enumerate(["\ufffd\ufffd.cls", "cut.cls", "p\0q.cls", "\ufffd\ufffd.cls"]))
+)
+def test_a_name_that_is_no_text_is_shown(open_loader: OpenLoader, tmp_path: Path, bad: int, name: str) -> None:
+    contents = [b"x" if at == bad else b"1" for at in range(4)]
+    with pytest.raises(forebay.DataError) as caught:
+        samples_of(open_loader(strange_names(tmp_path, contents)))
+    assert caught.value.member == name
+    assert str(caught.value).isprintable()
 
 
 def test_strange_names_are_only_names(write: Write, open_loader: OpenLoader, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import re
@@ -12,8 +13,8 @@ from pathlib import Path
 import forebay
 import photos
 import pytest
-from children import Child
-from conftest import Dataset, OpenLoader, samples_of
+from children import Child, program
+from conftest import SMALL, Dataset, OpenLoader, samples_of, urls_of
 from servers import RangeServer
 
 Mount = Callable[..., Path]
@@ -27,11 +28,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     def call(size: str) -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
         folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-        )
-        if done.returncode:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        if any(why in done.stderr for why in ("must be superuser", "permission denied", "Operation not permitted")):
             pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
         mounted.append(folder)
         return folder
 
@@ -44,7 +45,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 def test_a_disk_that_fills_up_stops_admission_and_loses_no_sample(
     http: RangeServer, dataset: Dataset, open_loader: OpenLoader, mount: Mount
 ) -> None:
-    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    urls = urls_of(http, dataset)
     fields = {"jpg": forebay.Bytes("jpg")}
     # Less than the shards take, though cache_limit would allow them.
     with open_loader(urls, fields=fields, shuffle=True, cache_dir=mount("4m") / "cache") as loader:
@@ -87,27 +88,48 @@ def fail(call, errno):
 """
 
 BROKEN_DISK = """
+def rows_of(loader):
+    return [row for batch in loader for row in zip(batch.samples[:batch.valid], memoryview(batch["label"]).tolist())]
 fail(IO_URING_SETUP, 1)
 with open_loader(urls, cache, shuffle=True) as loader:
-    samples = [sample for batch in loader for sample in batch.samples[:batch.valid]]
+    rows = rows_of(loader)
 loader = open_loader(urls, cache, shuffle=True)
 assert loader.stats().io_engine == "blocking"
 loader.count()
 fail(PREAD, 5)
-again = [sample for batch in loader for sample in batch.samples[:batch.valid]]
+again = rows_of(loader)
 stats = loader.stats()
-say(samples == again, stats.cache["disk_state"], stats.bytes_by_tier["origin"] > 0)
+say(rows == again, len({label for _, label in rows}), stats.cache["disk_state"], stats.bytes_by_tier["origin"] > 0)
 """
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the filter's numbers are not known here")
 def test_a_disk_that_fails_reads_loses_no_sample(http: RangeServer, dataset: Dataset, tmp_path: Path) -> None:
-    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    urls = urls_of(http, dataset)
     with Child(FAIL_READS + BROKEN_DISK, tmp_path / "cache", *urls) as child:
-        same, disk_state, from_origin = child.hear().split()
+        same, labels, disk_state, from_origin = child.hear().split()
         status, _, err = child.finish()
-    assert (same, from_origin, status) == ("True", "True", 0), err
+    assert (same, int(labels), from_origin, status) == ("True", len(dataset.everything), "True", 0), err
     assert disk_state in ("degraded", "down")
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_doctor_says_of_a_folder_what_a_loader_then_uses(
+    dataset: Dataset, open_loader: OpenLoader, mount: Mount, tmp_path: Path, in_memory: bool
+) -> None:
+    folder = (mount("64m") if in_memory else tmp_path) / "cache"
+    found = program("doctor", "--cache-dir", folder)
+    with open_loader(dataset.urls, fields=SMALL, cache_dir=folder, num_threads=None) as loader:
+        samples_of(loader)
+        samples_of(loader)
+        stats = loader.stats()
+    storage = found["storage"]
+    assert (storage["io"]["engine"], storage["io"]["direct"]) == (stats.io_engine, stats.io_mode == "direct")
+    assert (found["processor"]["simd"], found["cores"]["default_threads"]) == (stats.simd, stats.threads)
+    assert (storage["exists"], storage["used_bytes"]) == (False, None)
+    after = program("doctor", "--cache-dir", folder)["storage"]
+    assert after["exists"]
+    assert after["used_bytes"] >= sum(path.stat().st_size for path in dataset.paths), "all of it is cached"
 
 
 @pytest.fixture(scope="module")

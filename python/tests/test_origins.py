@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import forebay
 import pytest
-from conftest import SMALL, Dataset, OpenLoader, need_weed, samples_of
-from faults import Stall, begin, cut, fail
-from servers import RangeServer, SeaweedFS
+from conftest import SMALL, Dataset, OpenLoader, need_weed, samples_of, urls_of
+from faults import SIZE_ASKED, Held, Stall, cut, fail, times_fetched
+from servers import RangeServer, SeaweedFS, etag_of
 
 
 def test_s3_cold_then_warm(s3: SeaweedFS, dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -104,13 +103,12 @@ def test_wrong_s3_credentials_are_refused_and_never_shown(
         chain = chain.__cause__ or chain.__context__
 
 
-def urls_of(server: RangeServer, dataset: Dataset) -> list[str]:
-    return [f"{server.url}/{path.name}" for path in dataset.paths]
-
-
 def test_http(http: RangeServer, dataset: Dataset, open_loader: OpenLoader) -> None:
     assert samples_of(open_loader(urls_of(http, dataset))) == dataset.everything
-    assert any(wanted for _, _, wanted in http.requests), "by ranges"
+    for path in dataset.paths:
+        ranges = [request for request in http.requests if request.path[1:] == path.name and request.range != SIZE_ASKED]
+        assert ranges
+        assert {request.if_match for request in ranges if request.method == "GET"} == {etag_of(path)}
 
 
 @pytest.mark.parametrize(
@@ -155,11 +153,10 @@ def test_a_range_that_an_origin_has_no_more_is_a_changed_object(
     http: RangeServer, dataset: Dataset, open_loader: OpenLoader
 ) -> None:
     # The range of one byte by which the size is asked for works.
-    http.answer = lambda handler: handler.headers.get("range") != "bytes=0-0" and fail(416)(handler)
+    http.answer = lambda handler: handler.headers.get("range") != SIZE_ASKED and fail(416)(handler)
     with pytest.raises(forebay.ChangedError, match=r"train-000000\.tar changed"):
         samples_of(open_loader(urls_of(http, dataset)))
-    ranges = [wanted for _, _, wanted in http.requests if wanted != "bytes=0-0"]
-    assert len(ranges) == len(set(ranges)), "none is tried again"
+    assert set(times_fetched(http).values()) == {1}, "none is tried again"
 
 
 def test_a_connection_that_is_cut_loses_nothing(http: RangeServer, dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -172,7 +169,7 @@ def test_a_connection_that_is_cut_loses_nothing(http: RangeServer, dataset: Data
 def test_connections_that_are_always_cut_are_an_error(
     http: RangeServer, dataset: Dataset, open_loader: OpenLoader
 ) -> None:
-    http.answer = lambda handler: handler.headers.get("range") != "bytes=0-0" and cut(handler, 10)
+    http.answer = lambda handler: handler.headers.get("range") != SIZE_ASKED and cut(handler, 10)
     with pytest.raises(forebay.OriginError, match=r"train-000000\.tar.*2 attempts"):
         samples_of(open_loader(urls_of(http, dataset), storage_options={"max_attempts": 2}))
 
@@ -213,27 +210,13 @@ def test_the_first_batch_comes_before_the_first_shard_is_down(
     http: RangeServer, dataset: Dataset, open_loader: OpenLoader
 ) -> None:
     """The origin gives the beginning of each answer, and the rest only when the batch has come."""
-    arrived = threading.Event()
-    gave_up: list[str] = []
-
-    def answer(handler: Any) -> bool:
-        if handler.command != "GET" or handler.headers.get("range") == "bytes=0-0":
-            return False
-        part = begin(handler)
-        handler.wfile.write(part[:1_100_000])
-        handler.wfile.flush()
-        if not arrived.wait(60):
-            gave_up.append(handler.path)
-        handler.wfile.write(part[1_100_000:])
-        return True
-
     assert dataset.paths[0].stat().st_size > 1_100_000
-    http.answer = answer
+    held = Held(http, after=1_100_000)
     loader = open_loader(urls_of(http, dataset), shuffle=False, batch_size=2, prefetch_factor=1)
     running = iter(loader)
     batches = [next(running)]
-    arrived.set()
-    assert not gave_up
+    held.release()
+    assert not held.gave_up
     batches += running
     assert [sample for batch in batches for sample in batch.samples[: batch.valid]] == dataset.everything
 
@@ -246,11 +229,8 @@ def test_a_shard_that_is_replaced_under_an_epoch_is_named(
     for path in dataset.paths:
         shutil.copy(path, folder)
     with RangeServer(folder) as server:
-        loader = open_loader(urls_of(server, dataset), shuffle=True)
-        loader.count()
-        loader.close()
-        # Known by its old version; the cache that held its bytes is gone, the counts are not asked for again.
-        loader = open_loader(urls_of(server, dataset), shuffle=False, cache_dir=tmp_path / "other")
+        # The versions are asked for here.
+        loader = open_loader(urls_of(server, dataset), shuffle=False)
         changed = folder / dataset.paths[2].name
 
         def answer(handler: Any) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from children import Child, run
-from conftest import Dataset
-from faults import Stall
+from conftest import Dataset, urls_of
+from faults import Stall, times_fetched
 from servers import RangeServer
 
 
@@ -42,7 +42,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+    with Child(code, tmp_path, *urls_of(http, dataset)) as child:
         assert child.hear() == "waiting"
         assert stall.begun.wait(60)
         child.process.send_signal(signal.SIGINT)
@@ -60,7 +60,7 @@ try:
 except forebay.TimeoutError:
     say("closed")
 """
-    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+    with Child(code, tmp_path, *urls_of(http, dataset)) as child:
         status, out, err = child.finish(60)
     assert stall.begun.is_set()
     assert (status, out) == (0, "closed\n"), err
@@ -86,7 +86,7 @@ except InterruptedError:
 wait()
 print(sum(batch.valid for batch in loader))
 """
-    with Child(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths]) as child:
+    with Child(code, tmp_path, *urls_of(http, dataset)) as child:
         assert child.hear() == "alarm"
         stall.release()
         child.tell("go")
@@ -144,18 +144,21 @@ os.waitpid(child, 0)
 def test_other_python_threads_run_while_a_loader_waits(
     http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path
 ) -> None:
+    """The thread begins to count when the origin has stalled, and each of its turns asks for the interpreter's lock."""
     code = """
-turns = 0
 def count():
-    global turns
-    while turns < 1000:
-        turns += 1
+    wait()
+    for _ in range(1000):
         time.sleep(0)
+    say("counted")
     os._exit(0)
 threading.Thread(target=count).start()
 next(iter(open_loader(urls, cache)))
 """
-    run(code, tmp_path, *[f"{http.url}/{path.name}" for path in dataset.paths])
+    with Child(code, tmp_path, *urls_of(http, dataset)) as child:
+        assert stall.begun.wait(60)
+        child.tell()
+        assert child.hear() == "counted"
 
 
 def test_many_epochs_take_no_more_memory_than_a_few(dataset: Dataset, tmp_path: Path) -> None:
@@ -182,10 +185,7 @@ loader = open_loader(urls, cache)
 say(sum(batch.valid for batch in loader), loader.stats().role)
 wait()
 """
-    urls = [f"{http.url}/{path.name}" for path in dataset.paths]
+    urls = urls_of(http, dataset)
     with Child(code, tmp_path, *urls) as one, Child(code, tmp_path, *urls) as two:
         assert sorted([one.hear(), two.hear()]) == ["60 client", "60 owner"]
-    # Each process asks for sizes and versions itself, with a range of one byte.
-    asked = [(path, wanted) for method, path, wanted in http.requests if method == "GET"]
-    ranges = [(path, wanted) for path, wanted in asked if wanted != "bytes=0-0"]
-    assert len(ranges) == len(set(ranges)), "no range was fetched twice"
+    assert times_fetched(http) == dict.fromkeys([f"/{path.name}" for path in dataset.paths], 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from children import Child
-from conftest import Dataset
-from faults import begin
+from conftest import Dataset, urls_of
+from faults import Held
 from servers import RangeServer
 
 # Says what a front end is given, as it is given.
@@ -45,38 +45,15 @@ say("batches", loader.count())
 """
 
 
-class Held:
-    """Answers stop in the middle until they are let go."""
-
-    def __init__(self, server: RangeServer) -> None:
-        self.begun, self.released = threading.Event(), threading.Event()
-        server.answer = self._answer
-
-    def _answer(self, handler: Any) -> bool:
-        if handler.command != "GET" or handler.headers.get("range") == "bytes=0-0":
-            return False
-        part = begin(handler)
-        handler.wfile.write(part[: len(part) // 2])
-        handler.wfile.flush()
-        self.begun.set()
-        self.released.wait(60)
-        handler.wfile.write(part[len(part) // 2 :])
-        return True
-
-
 @pytest.fixture
-def held(http: RangeServer) -> Any:
+def held(http: RangeServer) -> Iterator[Held]:
     origin = Held(http)
     yield origin
-    origin.released.set()
-
-
-def urls_of(http: RangeServer, dataset: Dataset) -> list[str]:
-    return [f"{http.url}/{path.name}" for path in dataset.paths]
+    origin.release()
 
 
 def test_a_notebook_displays_a_bar_and_updates_it(
-    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Any
+    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Path
 ) -> None:
     total = sum(path.stat().st_size for path in dataset.paths)
     with Child(NOTEBOOK + COUNT, tmp_path, *urls_of(http, dataset)) as child:
@@ -84,7 +61,7 @@ def test_a_notebook_displays_a_bar_and_updates_it(
         assert first.startswith("displayed indexing: ")
         assert f"max='{total}'></progress>" in first
         assert child.hear().startswith("updated indexing: ")
-        held.released.set()
+        held.release()
         lines = [child.hear()]
         while lines[-1].startswith("updated"):
             lines.append(child.hear())
@@ -93,11 +70,11 @@ def test_a_notebook_displays_a_bar_and_updates_it(
 
 
 def test_a_front_end_of_another_kind_gets_a_line_that_overwrites_itself(
-    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Any
+    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Path
 ) -> None:
     with Child(FRONT_END + COUNT, tmp_path, *urls_of(http, dataset)) as child:
         assert child.hear().startswith(r"'\rindexing: ")
-        held.released.set()
+        held.release()
         lines = [child.hear()]
         while not lines[-1].startswith("batches"):
             lines.append(child.hear())
@@ -107,11 +84,11 @@ def test_a_front_end_of_another_kind_gets_a_line_that_overwrites_itself(
 
 @pytest.mark.parametrize("where", ["", BROKEN])
 def test_a_log_gets_the_announcement_alone_and_a_broken_front_end_breaks_nothing(
-    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Any, where: str
+    http: RangeServer, held: Held, dataset: Dataset, tmp_path: Path, where: str
 ) -> None:
     with Child(where + COUNT, tmp_path, *urls_of(http, dataset)) as child:
         assert held.begun.wait(60)
-        held.released.set()
+        held.release()
         assert child.hear() == "batches 8"
         status, _, err = child.finish()
     assert status == 0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import forebay
 import forebay.torch
 import pytest
 import torch
+from children import Child
 from conftest import SMALL, Dataset, OpenLoader, samples_of
+from servers import free_ports
 
 
 def test_images_are_nchw_in_channels_last_strides(dataset: Dataset, open_loader: OpenLoader) -> None:
@@ -60,55 +60,39 @@ def test_the_map_gets_tensors(dataset: Dataset, open_loader: OpenLoader) -> None
 
 
 RANK = """
-import sys, torch, forebay.torch
-import torch.distributed as dist
-rank, port, seeds, cache, urls = int(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), sys.argv[4], sys.argv[5:]
+import torch.distributed as dist, forebay.torch
+rank, port, seed = (int(os.environ[name]) for name in ("AT", "PORT", "SEED"))
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-loader = forebay.torch.DataLoader(urls, batch_size=4, fields={"label": forebay.Int("cls")}, shuffle=True, seed=int(seeds[rank]),
-                                  cache_dir=cache, cache_limit="1GB", host_memory_limit="256MB", num_threads=1, timeout=60)
+loader = open_loader(urls, cache, forebay.torch.DataLoader, batch_size=4, shuffle=True, seed=seed, num_threads=1, timeout=60)
 assert (loader.rank, loader.world_size) == (rank, 2)
 try:
-    labels = [label for batch in loader for label in batch["label"][:batch.valid].tolist()]
-    print("labels", *labels)
+    say("labels", *[label for batch in loader for label in batch["label"][:batch.valid].tolist()])
 except forebay.StateError as error:
-    print("refused", error)
+    say("refused", error)
 loader.close()
 dist.destroy_process_group()
 """
 
 
-def run_ranks(dataset: Dataset, folder: Path, seeds: str) -> list[str]:
-    from servers import free_ports
-
+def run_ranks(dataset: Dataset, folder: Path, seeds: tuple[int, int]) -> list[str]:
+    """What each of two ranks says."""
     port = free_ports(1)[0]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(port), seeds, str(folder), *dataset.urls],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs, errors = zip(*[rank.communicate(timeout=120) for rank in ranks], strict=True)
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    return list(outputs)
+    with ExitStack() as stack:
+        places = [{"AT": str(rank), "PORT": str(port), "SEED": str(seed)} for rank, seed in enumerate(seeds)]
+        ranks = [stack.enter_context(Child(RANK, folder, *dataset.urls, environment=place)) for place in places]
+        ended = [rank.finish() for rank in ranks]
+    assert [status for status, _, _ in ended] == [0, 0], [err for _, _, err in ended]
+    return [out for _, out, _ in ended]
 
 
 def test_ranks_of_torch_distributed_share_an_epoch(dataset: Dataset, tmp_path: Path) -> None:
-    outputs = run_ranks(dataset, tmp_path / "cache", "3,3")
+    outputs = run_ranks(dataset, tmp_path / "cache", (3, 3))
     labels = [int(label) for output in outputs for label in output.split()[1:]]
     assert sorted(labels) == list(range(60))
 
 
 def test_ranks_with_different_orders_are_refused(dataset: Dataset, tmp_path: Path) -> None:
-    outputs = run_ranks(dataset, tmp_path / "cache", "3,4")
+    outputs = run_ranks(dataset, tmp_path / "cache", (3, 4))
     assert all(output.startswith("refused rank 1 has another order than rank 0 (hash ") for output in outputs)
 
 
