@@ -65,6 +65,7 @@ lint: tools $(LINT_ENV)/ready
 
 bench bench-full: extension-release $(BENCH_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fio || echo "without fio its rows are left out" >&2
+	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fusermount3:fuse3 || echo "without fuse3 the bucket can't be mounted" >&2
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh ffmpeg || echo "without FFmpeg's libraries SPDL is shown as failed" >&2
 	$(CARGO) build --locked --release -p forebay-bench -p forebay-loader --bins
 	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release \

@@ -56,8 +56,8 @@ CONDITIONS = (
     "in the runs, levels of 255. Host memory: the warm-up reads the shards, and leaves them within host_memory_limit. Cold "
     "S3: {copies} shards with sidecars on a server on the same processors, into an empty cache folder; the first epoch, "
     "from the making of the loader on. Downloads are plain ones of the same shards to files, ended by syncfs, as images/s. "
-    "WebDataset reads by curl, its way for HTTP. Left out there: MosaicML Streaming and LitData, which read only their own "
-    "formats from S3; DALI, SPDL, Grain, torchdata.nodes and FFCV, which are given files here; Hugging Face datasets, "
+    "WebDataset reads by curl, its way for HTTP. Left out there: MosaicML Streaming and LitData, whose own formats would "
+    "have to be on the server; DALI, SPDL, Grain, torchdata.nodes and FFCV, which are given files here; Hugging Face datasets, "
     "which needs s3fs. With worker processes, peak RSS is the sum of all, shared pages once each."
 )
 
