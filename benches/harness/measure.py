@@ -299,6 +299,23 @@ def ratio(table: list[Answer], ours: str, theirs: list[str], case: str = "") -> 
     return medians[ours] / medians[best], best
 
 
+# What a process may take over host_memory_limit: Python, the packages that it imports, threads, what libraries hold.
+ALLOWANCE_BYTES = 300_000_000
+
+
+def peaks(table: list[Answer], limit_bytes: int) -> list[Answer]:
+    """Peak RSS of Forebay's contenders over their host_memory_limit, case by case."""
+    ours = [row for row in table if row["contender"] == "forebay"]
+    return [
+        target(
+            ", ".join(filter(None, ("MB of peak RSS over host_memory_limit", row["case"]))),
+            None if row.get("peak_rss_bytes") is None else (row["peak_rss_bytes"] - limit_bytes) / 1e6,
+            most=ALLOWANCE_BYTES / 1e6,
+        )
+        for row in ours
+    ]
+
+
 def target(what: str, reached: float | None, *, least: float | None = None, most: float | None = None) -> Answer:
     """A figure that is promised, and whether it was reached; None where it could not be measured."""
     met = None

@@ -57,7 +57,7 @@ def downloads(place: Place, server: SeaweedFS, files: list[Path], folder: Path, 
     total = sum(file.stat().st_size for file in files)
     env = remote(server)
     copy = [
-        place.installed("rclone"), "--config=", "copy", f"bench:{BUCKET}", str(folder), "--include=*.tar", "--transfers=16",
+        "rclone", "--config=", "copy", f"bench:{BUCKET}", str(folder), "--include=*.tar", "--transfers=16",
         "--checkers=16", "--no-check-dest", "--fast-list",
     ]  # fmt: skip
     settings = {
@@ -67,10 +67,12 @@ def downloads(place: Place, server: SeaweedFS, files: list[Path], folder: Path, 
         "folder": str(folder),
     }
     ranges = [*place.peer("obstore_files"), json.dumps(settings)]
+
+    def rclone(_: int) -> Answer:
+        return timed([place.installed(copy[0]), *copy[1:]], log, folder, total, env)
+
     return [
-        into_empty(
-            folder, Contender(DOWNLOADS[0], lambda _: timed(copy, log, folder, total, env), copy), total, server
-        ),
+        into_empty(folder, Contender(DOWNLOADS[0], rclone, copy), total, server),
         into_empty(folder, Contender(DOWNLOADS[1], lambda _: execute(ranges, log), ranges), total, server),
     ]
 

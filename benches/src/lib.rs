@@ -1,4 +1,4 @@
-//! What the measuring programs share: options, processor time, fio, medians, memory.
+//! What the measuring programs share: options, processor time, fio, memory.
 //!
 //! Each program measures one thing and prints one JSON object per measurement on standard output; the harness in
 //! `benches/harness` runs them in turn with their peers, and draws up the account.
@@ -9,7 +9,7 @@ pub mod hot;
 pub mod photos;
 pub mod reading;
 
-pub use forebay_loader::measure::{median, process};
+pub use forebay_loader::measure::process;
 
 /// The finalizer of splitmix64: any two turns go to unrelated places.
 pub fn mixed(turn: u64) -> u64 {

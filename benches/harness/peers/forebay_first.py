@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ..child import Meter, main
-from .forebay_training import training
+from .forebay_training import only_from, training
 
 
 def run(settings: dict[str, Any], meter: Meter) -> None:
@@ -17,6 +17,8 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         made = time.perf_counter()
         batch = next(iter(loader))
         iterated = time.perf_counter() - made
+        if "tier" in settings:
+            only_from(settings["tier"], loader.stats())
         meter.batch(memoryview(batch["image"]).shape, "uint8")
     with loader:
         # Less is better: seconds, in place of a rate.

@@ -14,7 +14,7 @@ from typing import Any
 import forebay
 
 from ..child import Meter, clocks, main, phases, resident
-from .forebay_training import training
+from .forebay_training import only_from, training
 
 
 def rank(number: int, settings: dict[str, Any], link: Connection) -> None:
@@ -26,13 +26,17 @@ def rank(number: int, settings: dict[str, Any], link: Connection) -> None:
     }
     loader: forebay.DataLoader | None = None
     link.send(0)
+    epochs = 0
     try:
         while link.recv():
             loader = loader or training(settings)
-            samples = 0
+            before, samples = loader.stats(), 0
             for batch in loader:
                 samples += len(memoryview(batch["image"]))
                 del batch
+            if "tier" in settings and epochs:
+                only_from(settings["tier"], loader.stats().since(before))
+            epochs += 1
             link.send(samples)
     except EOFError:
         if loader:

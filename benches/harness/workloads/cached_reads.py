@@ -112,5 +112,5 @@ def amplification(runs: list[Answer], sizes: dict[str, int]) -> list[Answer]:
 def price(runs: list[Answer]) -> Answer:
     """What verifying costs at the highest rate: as measured alone on one core, of all cores. It can't be switched off."""
     ours = [run for run in runs if run["contender"] == "forebay"]
-    shares = [run["value"] / run["checksum_gb_per_s_per_core"] / (os.cpu_count() or 1) for run in ours]
+    shares = [run["value"] / run["checksum_gb_per_s_per_core"] / len(os.sched_getaffinity(0)) for run in ours]
     return target("checksums' share of the processors, at the fastest reads", max(shares, default=None), most=0.02)

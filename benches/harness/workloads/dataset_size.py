@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,22 @@ def run(place: Place) -> Answer:
 def sampler(samples: int, command: list[str], log: Path) -> Contender:
     """torch's, left out where its list would not fit into memory."""
     contender = program("torch RandomSampler", command, log)
-    need, memory = samples * BYTES_PER_NUMBER, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need, memory = samples * BYTES_PER_NUMBER, available_bytes()
 
     def refuse(_: int) -> Answer:
-        raise LeftOut(
-            f"its list of all numbers takes about {need / 1e9:.0f} GB; this machine has {memory / 1e9:.0f} GB"
-        )
+        raise LeftOut(f"its list of all numbers takes about {need / 1e9:.0f} GB; {memory / 1e9:.0f} GB are free")
 
     if need > memory:
         contender.go = refuse
     elif samples >= SLOW:
         contender.rounds = 1
     return contender
+
+
+def available_bytes() -> int:
+    """Memory that a new process can have without others being swapped out or killed."""
+    (kib,) = re.findall(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(kib) * 1024
 
 
 def targets(runs: list[Answer]) -> list[Answer]:

@@ -6,7 +6,7 @@ import json
 import statistics
 from typing import Any
 
-from ..measure import Contender, execute, rows, take_turns, target
+from ..measure import ALLOWANCE_BYTES, Contender, execute, rows, take_turns, target
 from ..place import Place
 
 TITLE = "Memory (peak RSS, and resident memory over 20 epochs)"
@@ -15,7 +15,6 @@ NEED_BYTES = 3 << 30
 LIMIT_BYTES = 256_000_000
 # Four batches of 256 photographs, with what else is needed at least, take more than that limit.
 BATCH = 128
-ALLOWANCE_BYTES = 300_000_000
 EPOCHS = 20
 LARGE = "forebay, dataset of 5 × the limit, cold and warm"
 SMALL = f"forebay, {EPOCHS} epochs of a small dataset"

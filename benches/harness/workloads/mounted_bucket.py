@@ -15,7 +15,8 @@ from typing import Any
 from servers import SeaweedFS
 
 from .. import s3
-from ..measure import Answer, Contender, Failed, execute, last_lines, ratio, rows, running, take_turns, target
+from ..child import members
+from ..measure import Answer, Contender, Failed, LeftOut, execute, last_lines, ratio, rows, running, take_turns, target
 from ..place import Place, drop
 
 TITLE = "Files of a bucket on loopback S3: Forebay, and the bucket mounted by rclone"
@@ -28,6 +29,7 @@ def run(place: Place) -> dict[str, Any]:
     photos = place.photos(place.scaled(8, 2))
     shards = place.copies("mounted-shards", photos, place.scaled(500_000_000, 50_000_000))
     total = sum(shard.stat().st_size for shard in shards)
+    images = sum(len(jpeg) for shard in map(str, shards) for (jpeg,) in members([shard], "jpg"))
     log = place.logs / "mounted_bucket.log"
     runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
@@ -37,6 +39,7 @@ def run(place: Place) -> dict[str, Any]:
                 forebay(place, server, shards, log, case == "cached"),
                 mounted(place, server, shards, log, case == "cached"),
             ]
+            contenders = [whole(contender, images) for contender in contenders]
             commands |= {contender.name: contender.command for contender in contenders}
             runs += take_turns(contenders, place.few, case)
     for folder in ("mounted-shards", "mounted"):
@@ -114,6 +117,20 @@ def mounted(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cach
     return Contender("rclone mount", go, mount)
 
 
+def whole(contender: Contender, images: int) -> Contender:
+    """The contender, which has to bring all bytes of the JPEGs."""
+    go = contender.go
+
+    def run(round_: int) -> Answer:
+        answer = go(round_)
+        if answer["bytes"] != images:
+            raise ValueError(f"it brought {answer['bytes']} bytes of JPEGs; the bucket has {images}")
+        return answer
+
+    contender.go = run
+    return contender
+
+
 def once(needed: bool, work: Callable[[], Any]) -> Callable[[], None]:
     """Does this at the first call, where it is needed."""
     left = [work] if needed else []
@@ -134,9 +151,9 @@ def forget(folder: Path) -> None:
 def bucket(command: list[str], env: dict[str, str], point: Path, log: Path) -> Iterator[int]:
     """The bucket, mounted; gives the process that serves it."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise Failed("/dev/fuse is missing or may not be used: nothing can be mounted here")
+        raise LeftOut("/dev/fuse is missing or may not be used: nothing can be mounted here")
     if not shutil.which("fusermount3") and not shutil.which("fusermount"):
-        raise Failed("fusermount3 is missing (Debian's package fuse3): nothing can be mounted here")
+        raise LeftOut("fusermount3 is missing (Debian's package fuse3): nothing can be mounted here")
     point.mkdir(parents=True, exist_ok=True)
     try:
         with running(command, log, env) as process:

@@ -14,7 +14,7 @@ from ..install import refused
 from ..measure import Answer, Contender, Failed, curve, execute, ratio, rows, take_turns, target
 from ..place import SAMPLES_PER_SHARD, Place, warm
 
-TITLE = "Ranks of one machine with one cache folder (JPEG training, batches of 64 a rank, 2 decoding threads in all)"
+TITLE = "Ranks of one machine with one cache folder (JPEG training, batches of 64 a rank)"
 NEED_BYTES = 3 << 30
 
 RANKS = (1, 2, 4, 8)
@@ -49,7 +49,7 @@ def run(place: Place) -> dict[str, Any]:
     # Brings the shards to NVMe: what a process finds there it reads from there.
     execute([*place.peer("forebay_jpeg"), json.dumps({**files, "cold": True})], log)
     there = [
-        *(forebay(place, ranks, files, log) for ranks in RANKS),
+        *(forebay(place, ranks, {**files, "tier": "nvme"}, log) for ranks in RANKS),
         *(peer(place, workers, files, log) for workers in RANKS if workers <= len(shards)),
     ]
     runs += take_turns(there, place.rounds, WARM)
@@ -60,11 +60,12 @@ def run(place: Place) -> dict[str, Any]:
         "unit": "images/s",
         "conditions": (
             f"{len(shards)} shards of {SAMPLES_PER_SHARD} photographs with sidecars. A process per rank, {place.threads} "
-            "decoding threads in all, but one a rank at least; images of all together, from a start that they wait for to the "
-            "end of the last one. From the origin: the loaders' making and an epoch into an empty folder, from an HTTP server "
-            "on the same processors that counts what it sends. NVMe: the second epoch of processes that find the shards in the "
-            f"folder. {PEER}: as many torch workers, which read half as many from the page cache; each epoch would read "
-            "the origin anew. Memory: of all processes at the end, each page counted once (PSS) and once for each (RSS)."
+            "decoding threads in all, but one a rank at least, so that ranks beyond that number share processors; images of "
+            "all together, from a start that they wait for to the end of the last one. From the origin: the loaders' making "
+            "and an epoch into an empty folder, from an HTTP server on the same processors that counts what it sends. NVMe: "
+            f"the second epoch of processes that find the shards in the folder. {PEER}: as many torch workers, which read "
+            "half as many from the page cache; each epoch would read the origin anew. Memory: of all processes at the end, "
+            "each page counted once (PSS) and once for each (RSS)."
         ),
         "page_cache": "warm: the shards are read before. forebay reads its cache folder past it, with O_DIRECT.",
         "settings": settings,

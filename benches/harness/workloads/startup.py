@@ -56,8 +56,8 @@ def run(place: Place) -> dict[str, Any]:
     execute([*place.peer("forebay_jpeg"), json.dumps({**local, "cold": True})], log)
     state = execute([*place.peer("forebay_first"), json.dumps(local)], log)["state"]
     contenders[WARM] = [
-        first(place, OURS, local, log),
-        first(place, RESUMED, {**local, "state": at(state, POSITION)}, log),
+        first(place, OURS, {**local, "tier": "nvme"}, log),
+        first(place, RESUMED, {**local, "tier": "nvme", "state": at(state, POSITION)}, log),
     ]
     runs += take_turns(contenders[WARM], place.rounds, WARM)
     contenders[PLAN] = [plan(place, OURS, 0, log), plan(place, RESUMED, POSITION, log)]

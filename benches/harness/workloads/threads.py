@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..measure import Answer, curve, execute, program, ratio, rows, take_turns, target
+from ..measure import Answer, curve, execute, peaks, program, ratio, rows, take_turns, target
 from ..place import SAMPLES_PER_SHARD, Place, warm
 from .jpeg_training import BATCH, LIMIT, OUTPUT, checked
 
@@ -33,7 +33,7 @@ def run(place: Place) -> Answer:
     runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
     # Brings the shards to NVMe: what a process finds there it reads from there.
-    filling = {**settings, "threads": place.threads, "tier": "memory"}
+    filling = {**settings, "threads": place.threads, "cold": True}
     execute([*place.peer("forebay_jpeg"), json.dumps(filling)], log)
     for case, count in cases.items():
         ours = [*place.peer("forebay_jpeg"), json.dumps({**settings, "threads": count})]
@@ -46,6 +46,7 @@ def run(place: Place) -> Answer:
         runs += take_turns(contenders, min(place.rounds, 3), case)
     place.remove("threads-cache")
     table = rows(runs, "images/s")
+    memory = peaks(table, 2_000_000_000)
     return {
         "unit": "images/s",
         "conditions": (
@@ -61,7 +62,13 @@ def run(place: Place) -> Answer:
         "targets": [
             target(f"images/s over crop decode + resize alone, {case}", found and found[0])
             for case, found in ((case, ratio(table, "forebay", [LIMIT], case)) for case in cases)
-        ],
+        ]
+        + memory,
         "limits": dict.fromkeys(cases, LIMIT),
-        "curves": [curve(table, cases, title="images/s against decoding threads", x="threads", y="images/s")],
+        "curves": [
+            curve(table, cases, title="images/s against decoding threads", x="threads", y="images/s"),
+            curve(
+                table, cases, title="Peak RSS against decoding threads", x="threads", y="bytes", entry="peak_rss_bytes"
+            ),
+        ],
     }

@@ -1,7 +1,11 @@
 //! Decode and resize alone: the loader's own decoder on the loader's own boxes, with the members already in memory, on as many
 //! threads. What a training pipeline could reach if everything else cost nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use forebay_cache::memory::{Arena, Slab, Unpinned};
+use forebay_cache::object::GRANULE_BYTES;
 
 use crate::decode::{Decoder, ImageOut, Limits, fixed_output};
 use crate::error::{Error, Result};
@@ -28,8 +32,8 @@ pub struct Decoding {
     transforms: Vec<Transform>,
     mode: DecodeMode,
     image_bytes: usize,
-    /// Each thread's decoder and its share of two batches.
-    workers: Vec<(Decoder, Vec<u8>)>,
+    /// Each thread's decoder and its share of two batches, in memory as batches have it.
+    workers: Vec<(Decoder, Slab)>,
 }
 
 impl Decoding {
@@ -48,8 +52,19 @@ impl Decoding {
             .ok_or_else(|| Error::config("the transforms don't fix the output's size"))?;
         let image_bytes = (height * width * 3) as usize;
         let slots = (2 * batch).div_ceil(threads) * image_bytes;
-        let worker = |_| (Decoder::new(Limits::default()), vec![0; slots]);
-        Ok(Self { transforms, mode, image_bytes, workers: (0..threads).map(worker).collect() })
+        let aligned = slots.next_multiple_of(GRANULE_BYTES as usize);
+        let arena = Arena::new((aligned * threads) as u64, Arc::new(Unpinned))?;
+        let region = arena.region("slots", aligned * threads)?;
+        let worker = |_| {
+            let mut slab = region
+                .try_allocate(aligned)
+                .ok_or_else(|| Error::Panic { message: "an arena of its own is full".into() })?;
+            // Every page is touched now.
+            slab.fill(0);
+            Ok((Decoder::new(Limits::default()), slab))
+        };
+        let workers = (0..threads).map(worker).collect::<Result<_>>()?;
+        Ok(Self { transforms, mode, image_bytes, workers })
     }
 
     /// Decodes every image once, with the boxes that `random` draws for its number; threads take them one by one, until all are done or
@@ -65,7 +80,7 @@ impl Decoding {
     ) -> Result<usize> {
         let (transforms, mode, image_bytes) = (&self.transforms, self.mode, self.image_bytes);
         let next = AtomicUsize::new(0);
-        let work = |(decoder, slots): &mut (Decoder, Vec<u8>)| {
+        let work = |(decoder, slots): &mut (Decoder, Slab)| {
             let mut decoded = 0;
             while !stop() {
                 let number = next.fetch_add(1, Ordering::Relaxed);

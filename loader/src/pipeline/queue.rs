@@ -187,10 +187,11 @@ impl Ready {
                 return Taken::Pending;
             }
             self.changed.wait_until(&mut state, until);
-            let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.stalls[stage as usize].fetch_add(waited, Relaxed);
+            let waited = began.elapsed();
+            self.stalls[stage as usize]
+                .fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Relaxed);
             if let Some(trace) = &self.trace {
-                trace.add(began, What::Wait(stage));
+                trace.add_of(began, waited, What::Wait(stage));
             }
         }
     }

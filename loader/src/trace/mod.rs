@@ -202,7 +202,12 @@ impl Trace {
 
     /// Something took from `began` until now.
     pub(crate) fn add(&self, began: Instant, what: What) {
-        self.keep(&self.lane(), began, began.elapsed(), what);
+        self.add_of(began, began.elapsed(), what);
+    }
+
+    /// Something took so long from `began` on.
+    pub(crate) fn add_of(&self, began: Instant, took: Duration, what: What) {
+        self.keep(&self.lane(), began, took, what);
     }
 
     /// A counter has another value.
@@ -226,8 +231,8 @@ impl Trace {
         let at = nanos(now - self.shared.began);
         let drawn = &self.gauge(counter).drawn;
         let last = drawn.load(Relaxed);
-        let due = value == 0 || at.saturating_sub(last) >= nanos(COUNTER_STEP);
-        if due && drawn.compare_exchange(last, at, Relaxed, Relaxed).is_ok() {
+        let due = at.saturating_sub(last) >= nanos(COUNTER_STEP);
+        if value == 0 || (due && drawn.compare_exchange(last, at, Relaxed, Relaxed).is_ok()) {
             self.keep(&self.lane(), now, Duration::ZERO, What::Count(counter, value));
         }
     }

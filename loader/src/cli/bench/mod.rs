@@ -52,7 +52,8 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
     let mut bench = Bench::prepare(arguments, &scratch, interrupt)?;
     let ended = bench.rounds();
     bench.figures.interrupted = matches!(ended, Err(Failure::Interrupted(_)));
-    if ended.is_ok() || bench.figures.interrupted {
+    // Rounds that were finished before an error count.
+    if ended.is_ok() || bench.figures.interrupted || bench.figures.rounds > 0 {
         output::print(&bench.figures.summary(), json)?;
     }
     ended
