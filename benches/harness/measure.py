@@ -182,6 +182,24 @@ def program(name: str, command: list[str], log: Path, check: Callable[[Answer], 
     return Contender(name, go, command)
 
 
+def sections(parts: Mapping[str, Callable[[], list[Answer]]]) -> list[Answer]:
+    """The runs of a workload's parts, each under its case, one after the other. One that can't begin, for want of a server or a
+    file, is an error of Forebay's in its case, and the others go on; an interrupt ends them. What was measured before is kept."""
+    runs: list[Answer] = []
+    for case, part in parts.items():
+        if stopped.is_set():
+            break
+        try:
+            runs += part()
+        except KeyboardInterrupt:
+            stopped.set()
+        except (Failed, OSError, RuntimeError) as error:
+            say(f"  {case} failed: {error}")
+            said = f"{type(error).__name__}: {error}"
+            runs.append({"contender": "forebay", "case": case, "round": 0, "error": said})
+    return runs
+
+
 def take_turns(contenders: list[Contender], rounds: int, case: str = "") -> list[Answer]:
     """Each contender once per round, another one first in each round. One that fails, or can't run here, is left out from there
     on, and the reason kept. An interrupt ends the turns; the runs so far are given."""

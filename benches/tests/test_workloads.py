@@ -6,14 +6,15 @@ import json
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import photos
 import pytest
 import synthetic
-from harness import machine, schema
-from harness.measure import Failed, execute, rows, take_turns
+from harness import machine, measure, schema
+from harness.measure import Failed, execute, rows, sections, take_turns
 from harness.workloads import dataset_size, jpeg_training, ranks, startup
 from servers import RangeServer
 
@@ -179,3 +180,23 @@ def test_the_size_of_a_dataset_is_judged_at_its_largest() -> None:
     torch = {**large, "contender": "torch RandomSampler", "value": 9.0}
     assert [entry["reached"] for entry in dataset_size.targets([small, torch, large])] == [40.0, 1.0, 5.0, 6.0]
     assert all(entry["met"] is None for entry in dataset_size.targets([small]) if entry["most"])
+
+
+def test_a_part_that_can_not_begin_leaves_the_others_and_an_interrupt_what_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "stopped", threading.Event())
+
+    def one() -> list[dict[str, Any]]:
+        return synthetic.runs("forebay", [1.0])
+
+    def no_server() -> list[dict[str, Any]]:
+        raise FileNotFoundError("weed is not installed")
+
+    def interrupted() -> list[dict[str, Any]]:
+        raise KeyboardInterrupt
+
+    runs = sections({"a": one, "b": no_server, "c": one, "d": interrupted, "e": one})
+    assert [run.get("error") for run in runs] == [None, "FileNotFoundError: weed is not installed", None]
+    assert runs[1]["case"] == "b"
+    assert measure.stopped.is_set()

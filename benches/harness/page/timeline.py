@@ -20,7 +20,7 @@ Span = tuple[float, float, str]
 def plot(path: Path) -> str:
     """The picture; where the file can't be read as a trace, why."""
     name = f"timeline:{path.name.removesuffix('.trace.json')}"
-    caption = f"Stages over one epoch ({path.name}; open it in Perfetto for single events)"
+    caption = f"Stages from the beginning of an epoch ({path.name}; open it in Perfetto for single events)"
     try:
         lanes = read(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

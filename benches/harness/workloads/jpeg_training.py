@@ -11,7 +11,21 @@ from servers import SeaweedFS
 
 from .. import pixels, s3
 from ..install import refused
-from ..measure import Answer, Contender, Failed, LeftOut, execute, peaks, ratio, rows, say, stopped, take_turns, target
+from ..measure import (
+    Answer,
+    Contender,
+    Failed,
+    LeftOut,
+    execute,
+    peaks,
+    ratio,
+    rows,
+    say,
+    sections,
+    stopped,
+    take_turns,
+    target,
+)
 from ..place import SAMPLES_PER_SHARD, Place, warm
 
 TITLE = "JPEG training from NVMe, host memory and cold S3 (RandomResizedCrop 224, flip, batch 256, 500×375 photographs)"
@@ -65,9 +79,7 @@ CONDITIONS = (
 
 def run(place: Place) -> dict[str, Any]:
     training = Training(place)
-    runs = training.nvme()
-    training.timeline()
-    runs += [*training.host_memory(), *training.cold_s3()]
+    runs = sections({NVME: training.nvme, MEMORY: training.host_memory, S3: training.cold_s3})
     for folder in (
         "jpeg-cache",
         "jpeg-memory",
@@ -161,7 +173,9 @@ class Training:
         ]
         # Brings the shards to NVMe: what a process finds there it reads from there.
         execute([*self.place.peer("forebay_jpeg"), json.dumps({**self.settings, **ours, "cold": True})], self.log)
-        return self.turns(NVME, contenders)
+        runs = self.turns(NVME, contenders)
+        self.timeline()
+        return runs
 
     def timeline(self) -> None:
         """The stages of the beginning of an epoch from NVMe, for the report."""

@@ -4,6 +4,7 @@
 pub mod decoding;
 pub mod process;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -45,8 +46,9 @@ pub fn together<T>(
     work: impl Fn(T) -> Result<f64> + Sync,
 ) -> Result<Done> {
     let (ready, go) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
+    let panicked = || Error::Panic { message: "a measuring thread".into() };
     let run = |thread| {
-        let made = make(thread);
+        let made = catch_unwind(AssertUnwindSafe(|| make(thread))).unwrap_or_else(|_| Err(panicked()));
         // Also where it failed: the others wait.
         ready.wait();
         go.wait();
@@ -58,7 +60,6 @@ pub fn together<T>(
         ready.wait();
         let (cpu, start) = (process::cpu_seconds(), Instant::now());
         go.wait();
-        let panicked = || Error::Panic { message: "a measuring thread".into() };
         let ends = started.into_iter().map(|thread| thread.join().map_err(|_| panicked())?);
         let work = ends.sum::<Result<f64>>()?;
         let seconds = start.elapsed().as_secs_f64();
@@ -102,6 +103,8 @@ mod tests {
     fn threads_that_fail_keep_nobody_waiting() {
         let made = |thread| if thread == 1 { Err(Error::config("no")) } else { Ok(thread) };
         assert!(together(3, made, |_| Ok(1.0)).is_err());
+        let panics = |thread| if thread == 1 { panic!("as asked") } else { Ok(thread) };
+        assert!(matches!(together(3, panics, |_| Ok(1.0)), Err(Error::Panic { .. })));
         let done = together(3, Ok, |thread| Ok(thread as f64)).unwrap();
         assert_eq!(done.work, 3.0);
         assert!(done.rate() > 0.0);
