@@ -9,6 +9,8 @@ from typing import Any
 
 from . import schema
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 MACHINE = "machine.json"
 # What differs between two runs of the same programs on the same machine.
 _PASSING = ("load",)
@@ -102,8 +104,9 @@ def _load(path: Path) -> Any:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """The file appears whole or not at all. Paths of commands are shown from the home folder: results are published."""
-    text = json.dumps(content, indent=1).replace(str(Path.home()) + "/", "~/") + "\n"
+    """The file appears whole or not at all. Paths of commands are shown from the repository, and from the home folder: results are
+    published."""
+    text = json.dumps(content, indent=1).replace(f"{REPOSITORY}/", "").replace(f"{Path.home()}/", "~/") + "\n"
     partial = path.with_suffix(".part")
     partial.write_text(text)
     partial.replace(path)

@@ -82,3 +82,12 @@ def test_the_readme_names_every_entry() -> None:
     kinds = (schema.WORKLOAD, schema.FAILED, schema.MACHINE, schema.RUN, schema.ROW, schema.TARGET, schema.CURVE)
     names = {name.removesuffix("?") for kind in kinds for name in kind if isinstance(name, str) and name != schema.MANY}
     assert sorted(name for name in names if f"`{name}`" not in readme) == []
+
+
+def test_what_is_written_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    command = [str(Path.home() / "bin" / "python"), str(results.REPOSITORY / "benches" / "peer.py")]
+    content = {**synthetic.reads(), "commands": {"forebay": command}}
+    results.add(tmp_path, content)
+    written = (tmp_path / f"{content['workload']}.json").read_text()
+    assert '"~/bin/python"' in written
+    assert '"benches/peer.py"' in written
