@@ -40,6 +40,16 @@ async fn store(disk: &Disk, object: &Arc<ObjectMeta>, index: u32) -> bool {
     disk.store(object, index, lease, page).await.unwrap()
 }
 
+/// An open folder with the object's first blocks, entered in the index.
+async fn with_blocks(dir: &Path, object: &Arc<ObjectMeta>, blocks: u32) -> Disk {
+    let disk = open(dir);
+    for index in 0..blocks {
+        assert!(store(&disk, object, index).await);
+    }
+    disk.shared.writer.flush().await.unwrap().unwrap();
+    disk
+}
+
 async fn blocks_served(disk: &Disk, object: &Arc<ObjectMeta>) -> usize {
     let grants = disk.lookup(object, ByteRange::new(0, object.size_bytes)).await.unwrap();
     grants.iter().map(|grant| grant.blocks.len()).sum()
@@ -49,11 +59,7 @@ async fn blocks_served(disk: &Disk, object: &Arc<ObjectMeta>) -> usize {
 async fn where_the_index_cannot_be_written_nothing_is_evicted_and_everything_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let object = object();
-    let disk = open(dir.path());
-    for index in 0..3 {
-        assert!(store(&disk, &object, index).await);
-    }
-    disk.shared.writer.flush().await.unwrap().unwrap();
+    let disk = with_blocks(dir.path(), &object, 3).await;
     // From here on every commit fails.
     disk.shared.index.close();
     for what in [Evict::All, Evict::Object(object.id), Evict::DownTo { bytes: 0 }] {
@@ -85,11 +91,7 @@ fn take_index(disk: &Disk, dir: &Path) -> (PathBuf, PathBuf) {
 async fn evictions_that_the_index_refuses_leave_nothing_more_to_write_and_count_once() {
     let dir = tempfile::tempdir().unwrap();
     let object = object();
-    let disk = open(dir.path());
-    for index in 0..3 {
-        assert!(store(&disk, &object, index).await);
-    }
-    disk.shared.writer.flush().await.unwrap().unwrap();
+    let disk = with_blocks(dir.path(), &object, 3).await;
     let (path, aside) = take_index(&disk, dir.path());
 
     disk.evict(Evict::All).await.unwrap_err();
