@@ -79,6 +79,30 @@ pub struct CacheSettings {
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 
 impl LoaderOptions {
+    /// Those of one process that takes all samples, shuffled, without a limit on waiting; an error ends the epoch.
+    pub fn new(sources: Vec<String>, fields: Vec<Field>, batch_size: usize, cache: CacheSettings) -> Self {
+        Self {
+            sources,
+            fields,
+            batch_size,
+            mode: OrderMode::Shuffle,
+            seed: 0,
+            drop_last: false,
+            shuffle_window: None,
+            canonical_ranks: None,
+            rank: 0,
+            world_size: 1,
+            local_world_size: 1,
+            num_threads: None,
+            prefetch_factor: 2,
+            timeout: None,
+            on_error: OnError::Raise,
+            max_errors: 0,
+            cache,
+            trace: None,
+        }
+    }
+
     /// Checks what can be checked before anything is opened.
     pub fn validate(&self) -> Result<()> {
         let check = |right: bool, message: &str| if right { Ok(()) } else { Err(Error::config(message)) };

@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::field::{DecodeMode, Field, FieldKind, Shapes};
 use crate::measure::decoding::training;
 use crate::measure::process::cpu_seconds;
-use crate::options::{CacheSettings, LoaderOptions, OnError};
+use crate::options::{CacheSettings, LoaderOptions};
 use crate::plan::OrderMode;
 use crate::stats::LoaderStats;
 use crate::trace::Trace;
@@ -178,24 +178,11 @@ impl JobArguments {
         trace: Option<Trace>,
     ) -> LoaderOptions {
         LoaderOptions {
-            sources: self.sources.clone(),
-            fields,
-            batch_size: self.batch_size,
             mode: if self.storage_order { OrderMode::Storage } else { OrderMode::Shuffle },
             seed: self.seed,
-            drop_last: false,
-            shuffle_window: None,
-            canonical_ranks: None,
-            rank: 0,
-            world_size: 1,
-            local_world_size: 1,
             num_threads: Some(self.threads()),
-            prefetch_factor: 2,
-            timeout: None,
-            on_error: OnError::Raise,
-            max_errors: 0,
-            cache,
             trace,
+            ..LoaderOptions::new(self.sources.clone(), fields, self.batch_size, cache)
         }
     }
 

@@ -44,31 +44,19 @@ fn whole() -> FieldKind {
 }
 
 fn options(dir: &Path, fields: Vec<Field>, limit_bytes: u64) -> LoaderOptions {
+    let cache = CacheSettings {
+        dir: dir.join("cache"),
+        limit_bytes: 4 << 30,
+        host_memory_limit_bytes: limit_bytes,
+        storage_options: Default::default(),
+        patience: crate::options::DEFAULT_PATIENCE,
+    };
     LoaderOptions {
-        sources: vec![dir.join("data").display().to_string()],
-        fields,
-        batch_size: 4,
         mode: OrderMode::Storage,
-        seed: 0,
-        drop_last: false,
-        shuffle_window: None,
-        canonical_ranks: None,
-        rank: 0,
-        world_size: 1,
-        local_world_size: 1,
         num_threads: Some(2),
         prefetch_factor: 64,
         timeout: Some(Duration::from_secs(120)),
-        on_error: OnError::Raise,
-        max_errors: 0,
-        trace: None,
-        cache: CacheSettings {
-            dir: dir.join("cache"),
-            limit_bytes: 4 << 30,
-            host_memory_limit_bytes: limit_bytes,
-            storage_options: Default::default(),
-            patience: crate::options::DEFAULT_PATIENCE,
-        },
+        ..LoaderOptions::new(vec![dir.join("data").display().to_string()], fields, 4, cache)
     }
 }
 

@@ -11,8 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use forebay_loader::batch::{Batch, Column};
 use forebay_loader::field::{Field, FieldKind, Shapes};
-use forebay_loader::plan::OrderMode;
-use forebay_loader::{CacheSettings, DEFAULT_PATIENCE, Error, Loader, LoaderOptions, Next, OnError};
+use forebay_loader::{CacheSettings, DEFAULT_PATIENCE, Error, Loader, LoaderOptions, Next};
 
 /// A member's header as it stands in an archive; `size` is the field's text.
 pub fn header(name: &str, size: &[u8; 12]) -> [u8; 512] {
@@ -84,31 +83,19 @@ fn field(name: &str, suffix: &str, kind: FieldKind) -> Field {
 }
 
 pub fn options(dir: &Path) -> LoaderOptions {
+    let cache = CacheSettings {
+        dir: dir.join("cache"),
+        limit_bytes: 1 << 30,
+        host_memory_limit_bytes: 256 << 20,
+        storage_options: BTreeMap::new(),
+        patience: DEFAULT_PATIENCE,
+    };
+    let fields = vec![field("label", "cls", FieldKind::Int), field("data", "bin", FieldKind::Bytes)];
     LoaderOptions {
-        sources: vec![dir.join("data").display().to_string()],
-        fields: vec![field("label", "cls", FieldKind::Int), field("data", "bin", FieldKind::Bytes)],
-        batch_size: 7,
-        mode: OrderMode::Shuffle,
         seed: 1,
-        drop_last: false,
-        shuffle_window: None,
-        canonical_ranks: None,
-        rank: 0,
-        world_size: 1,
-        local_world_size: 1,
         num_threads: Some(2),
-        prefetch_factor: 2,
         timeout: Some(Duration::from_secs(60)),
-        on_error: OnError::Raise,
-        max_errors: 0,
-        trace: None,
-        cache: CacheSettings {
-            dir: dir.join("cache"),
-            limit_bytes: 1 << 30,
-            host_memory_limit_bytes: 256 << 20,
-            storage_options: BTreeMap::new(),
-            patience: DEFAULT_PATIENCE,
-        },
+        ..LoaderOptions::new(vec![dir.join("data").display().to_string()], fields, 7, cache)
     }
 }
 
