@@ -104,7 +104,7 @@ def _load(path: Path) -> Any:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """The file appears whole or not at all. Paths of commands are shown from the repository, and from the home folder: results are
+    """The file appears whole or not at all. Paths are shown from the repository, and from the home folder: results are
     published."""
     text = json.dumps(content, indent=1).replace(f"{REPOSITORY}/", "").replace(f"{Path.home()}/", "~/") + "\n"
     partial = path.with_suffix(".part")
