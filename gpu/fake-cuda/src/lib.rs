@@ -1,0 +1,1 @@
+//! A simulated CUDA driver, stricter than a real one, for tests.

@@ -1,0 +1,1 @@
+//! Memory on a device, and bytes moved into it.
