@@ -24,4 +24,4 @@ pub use memory::Lease;
 pub use object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta, Version};
 pub use share::Cache;
 pub use stats::CacheStats;
-pub use tiered::{CacheOptions, Prefetched, Read, Sharing, Tier, Tiers};
+pub use tiered::{CacheOptions, Hold, Prefetched, Read, Sharing, Tier, Tiers};

@@ -5,6 +5,7 @@
 //! Memory never goes in a circle: a reader first takes its own place (in the region it brought), then waits for a block,
 //! and a block never waits for a reader's memory.
 
+mod ahead;
 mod assemble;
 mod fetch;
 mod flight;
@@ -25,6 +26,7 @@ use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
 use crate::origin::Origin;
 use crate::stats::CacheStats;
 
+pub use ahead::Hold;
 use inner::Inner;
 
 /// How a cache is opened.
@@ -207,6 +209,13 @@ impl Cache {
     /// Brings the blocks of `range` into the folder; returns when they are there. Gives way to reads that wait.
     pub async fn prefetch(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
         self.inner.alive()?.fetch(object, range, false).await
+    }
+
+    /// Brings the blocks of `range` that are on disk into host memory, and keeps them there, and those that come from the origin meanwhile,
+    /// until the hold is dropped; as many of them, from the first, as there is room for. For a plan that is about to read most of what they
+    /// hold. A block that can't be read is left to its readers.
+    pub async fn hold(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Hold> {
+        self.inner.alive()?.hold(object, range).await
     }
 
     /// As [`Self::prefetch`], but as urgent as a read: for a reader in another process that waits.

@@ -23,8 +23,9 @@ use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::pipeline::sorted::SortedLabels;
 use crate::pipeline::values::Values;
-use crate::plan::{EpochCut, EpochRng, Order, OrderSpec, Piece, Readers, World};
-use crate::prefetch::{Planner, Readahead, room_units};
+use crate::plan::{EpochCut, EpochRng, Order, OrderMode, OrderSpec, Piece, Readers, World};
+use crate::prefetch::{Planner, room_units};
+use crate::readahead::Approach;
 use crate::report::Reporter;
 use crate::session::Session;
 use crate::trace::Trace;
@@ -33,6 +34,9 @@ use crate::walk::{Discovered, Ordered, Walk};
 /// A page is fetched this part of a window cycle before it is needed: lanes turn their pages one after the other, so that an eighth
 /// more than the windows themselves is resident.
 const AHEAD: u64 = 8;
+
+/// Samples ahead of the planner whose blocks come to host memory, where there are no windows: a few batches.
+const NEAR_SAMPLES: u64 = 1024;
 
 /// Window cycles ahead where nothing has to leave the cache for it; bounds what is kept of open pages.
 const FAR: u64 = 4;
@@ -142,18 +146,26 @@ impl Epoch {
         let horizon = horizon(place, &order);
         check_window(place, &order, position, horizon, &node_readers(options, world))?;
         let (reached, seen) = watch::channel(position);
-        let readahead = Readahead {
-            cache: place.session.cache().clone(),
+        let far = Approach {
             catalog: place.catalog.clone(),
             horizon,
             order: order.clone(),
             readers: Readers::from(world),
             reached: seen,
         };
+        let near = match order.spec().mode {
+            OrderMode::Shuffle | OrderMode::Sticky => Some(order.spec().shuffle_window / AHEAD),
+            OrderMode::Storage => Some(horizon.min(NEAR_SAMPLES)),
+            // Its only page is the whole dataset.
+            OrderMode::Global => None,
+        };
+        let near = near.map(|horizon| Approach { horizon, ..far.clone() });
         let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
         let shop = workshop(place, options, order.spec().clone(), Some(order));
         let (mut epoch, over) = Self::start(place, options, shop, walk, reached);
-        epoch.tasks.push(place.session.handle().spawn(readahead.run()).abort_handle());
+        let (runtime, cache) = (place.session.handle(), place.session.cache());
+        epoch.tasks.push(runtime.spawn(far.prefetch(cache.clone())).abort_handle());
+        epoch.tasks.extend(near.map(|near| runtime.spawn(near.hold(cache.clone())).abort_handle()));
         Ok((epoch, over))
     }
 

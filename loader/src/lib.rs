@@ -23,6 +23,7 @@ mod pages;
 mod pipeline;
 pub mod plan;
 mod prefetch;
+mod readahead;
 pub mod report;
 pub mod session;
 pub mod size;

@@ -1,34 +1,24 @@
-//! Walks the plan ahead of the consumer: batches within the memory for batches, pages of the order within the cache folder.
-//!
-//! Two walks, at two distances. The planner makes batches: for each it finds the samples, takes memory in line, and starts their rows;
-//! `ahead` bounds how many there are. The readahead brings whole pages (windows of lanes) into the cache folder before the
-//! planner reaches them, and tells the cache which pages are finished, so that it evicts what is not needed again in this
-//! epoch. Neither ever waits for the other.
+//! Walks the plan ahead of the consumer and makes batches: for each it finds the samples, takes memory in line, and starts their rows; `ahead`
+//! bounds how many there are. Farther ahead, and without waiting for each other, go the walks of [`crate::readahead`].
 
 use std::sync::Arc;
 
-use forebay_cache::Cache;
 use forebay_cache::memory::Region;
-use futures::future::join_all;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use futures::future::{BoxFuture, FutureExt, join_all};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 
-use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::pages::{OpenPages, PageBytes};
 use crate::pipeline::queue::{Ready, Stage};
 use crate::pipeline::row::{Done, Job, Workshop, panicked};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
-use crate::plan::{Order, Page, Progress, Readers};
+use crate::plan::Progress;
 use crate::trace::{Planning, Timed, What, timed};
 use crate::walk::{Placed, Planned, Walk};
 
 /// The unit in which room for reads is counted.
 pub(crate) const ROOM_UNIT: u64 = 4096;
-
-/// Prefetches of pieces under way at once; the cache bounds its connections itself.
-const PIECES_AT_ONCE: usize = 8;
 
 /// Makes the batches of one epoch, in order.
 pub(crate) struct Planner {
@@ -58,6 +48,28 @@ enum Coming {
         planned: Timed,
     },
     Failed(Error),
+}
+
+/// A row's room for reads.
+enum Turn {
+    Come(OwnedSemaphorePermit),
+    /// A place in line.
+    Waits(BoxFuture<'static, std::result::Result<OwnedSemaphorePermit, AcquireError>>),
+}
+
+impl Turn {
+    /// Takes a place in line.
+    fn in_line(
+        waiting: impl Future<Output = std::result::Result<OwnedSemaphorePermit, AcquireError>> + Send + 'static,
+    ) -> Self {
+        let mut waiting = waiting.boxed();
+        // The first poll takes the place; the permit, where it comes after all, is kept.
+        match (&mut waiting).now_or_never() {
+            Some(Ok(permit)) => Self::Come(permit),
+            Some(Err(closed)) => Self::Waits(std::future::ready(Err(closed)).boxed()),
+            None => Self::Waits(waiting),
+        }
+    }
 }
 
 /// A task that ends when nobody waits for it any more.
@@ -158,10 +170,11 @@ impl Planner {
         let queued: Vec<_> = rows
             .into_iter()
             .map(|(job, units)| {
-                let mut turn = Box::pin(room.clone().acquire_many_owned(units));
-                // The first poll takes the place in line; the permit, where it comes at once, is kept.
-                let first = futures::FutureExt::now_or_never(&mut turn);
-                (job, turn, first)
+                let turn = match room.clone().try_acquire_many_owned(units) {
+                    Ok(permit) => Turn::Come(permit),
+                    Err(_) => Turn::in_line(room.clone().acquire_many_owned(units)),
+                };
+                (job, turn)
             })
             .collect();
         // Dropped in this order, also before it ran: with the workshop goes the last that the rows hold.
@@ -169,12 +182,15 @@ impl Planner {
         async move {
             let (queued, shop) = work;
             let shop = &shop;
-            let row = |(job, turn, first)| async move {
-                let permit: std::result::Result<OwnedSemaphorePermit, _> = match first {
-                    Some(permit) => permit,
-                    None => turn.await,
-                };
-                shop.row(job, permit.map_err(|_| Error::Closed)?).await
+            // In a box of its own from the start: a row's future takes kilobytes, and would be copied from hand to hand.
+            let row = |(job, turn)| {
+                Box::pin(async move {
+                    let permit = match turn {
+                        Turn::Come(permit) => permit,
+                        Turn::Waits(waiting) => waiting.await.map_err(|_| Error::Closed)?,
+                    };
+                    shop.row(job, permit).await
+                })
             };
             // The first row's error is the batch's, so that it is the same one on every run.
             join_all(queued.into_iter().map(row)).await.into_iter().collect()
@@ -223,70 +239,4 @@ fn assemble(
     let rows = rows?;
     shop.look_at_labels(&rows);
     slot.assemble(rows.into_iter().map(|row| (row.sample, row.cells)).collect(), values.as_deref())
-}
-
-/// Brings pages into the cache folder ahead of the planner.
-pub(crate) struct Readahead {
-    pub(crate) cache: Cache,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) order: Arc<Order>,
-    pub(crate) readers: Readers,
-    /// Positions ahead of the planner at which a page is fetched.
-    pub(crate) horizon: u64,
-    pub(crate) reached: watch::Receiver<u64>,
-}
-
-impl Readahead {
-    /// Runs to the end of the epoch. What fails here is left to the readers: they ask again, and report.
-    pub(crate) async fn run(mut self) {
-        if let Err(error) = self.walk().await {
-            tracing::debug!(%error, "readahead ended; reads go on without it");
-        }
-    }
-
-    async fn walk(&mut self) -> Result<()> {
-        let order = self.order.clone();
-        let position = *self.reached.borrow();
-        let mut open = OpenPages::new(self.cache.clone());
-        let mut fetches: JoinSet<()> = JoinSet::new();
-        for page in order.pages_from(position, &self.readers) {
-            while self.reached() + self.horizon < page.first {
-                if self.reached.changed().await.is_err() {
-                    return Ok(());
-                }
-                open.close_before(self.reached());
-            }
-            let bytes = self.bytes_of(&page).await?;
-            open.open(page.last, bytes.clone());
-            for (object, range) in bytes {
-                while fetches.len() >= PIECES_AT_ONCE {
-                    fetches.join_next().await;
-                    open.close_before(self.reached());
-                }
-                let cache = self.cache.clone();
-                fetches.spawn(async move {
-                    if let Err(error) = cache.prefetch(&object, range).await {
-                        tracing::debug!(%error, "a prefetch failed; the reader will ask again");
-                    }
-                });
-            }
-        }
-        while !open.is_empty() && self.reached.changed().await.is_ok() {
-            open.close_before(self.reached());
-        }
-        Ok(())
-    }
-
-    /// The first position of the batch that the planner makes.
-    fn reached(&mut self) -> u64 {
-        *self.reached.borrow_and_update()
-    }
-
-    async fn bytes_of(&self, page: &Page) -> Result<PageBytes> {
-        let mut bytes = Vec::new();
-        for piece in self.order.pieces(page.id) {
-            bytes.push(self.catalog.bytes_of(&piece).await?);
-        }
-        Ok(bytes)
-    }
 }

@@ -1,10 +1,12 @@
 //! The host tier: blocks in slabs, from their arrival until something else needs the memory.
 //!
 //! Promises: what somebody holds a lease of is neither moved nor overwritten; at most half of the slabs are out with readers,
-//! so that blocks on their way always find one; a slab is always to be had in the end, urgent fetches first.
+//! so that blocks on their way always find one; a slab is always to be had in the end, urgent fetches first. What a plan holds takes three
+//! eighths at most, which leaves an eighth that neither readers nor plans can keep from fetches.
 //! Checksums were computed when the block arrived; memory is not checked again.
 
 mod gate;
+mod held;
 mod policy;
 
 use std::collections::HashMap;
@@ -19,6 +21,7 @@ use crate::memory::{Lease, Region, Slab};
 use crate::object::{BLOCK_BYTES, BlockId};
 
 pub(crate) use gate::Gate;
+pub(crate) use held::Holding;
 pub use policy::{Policy, S3Fifo};
 
 /// Slabs without which a fetch could wait for itself: one being filled, one being written, one with readers, one spare.
@@ -41,6 +44,8 @@ pub(crate) struct Ram {
 #[derive(Debug)]
 struct Tier {
     blocks: HashMap<BlockId, Entry>,
+    /// Blocks that plans hold, here or on their way, with the number of holders.
+    held: HashMap<BlockId, u32>,
     policy: Box<dyn Policy>,
 }
 
@@ -48,6 +53,8 @@ struct Tier {
 struct Entry {
     lease: Lease,
     out: Weak<Out>,
+    /// Read from disk for a plan; none came from the origin.
+    from_disk: bool,
 }
 
 /// Counts a block as out with readers.
@@ -65,11 +72,14 @@ impl Drop for Out {
 }
 
 /// A block found in the tier.
-pub(crate) enum Hit {
+#[derive(Debug)]
+pub(crate) struct Hit {
     /// Its bytes, where they are.
-    Lease(Lease),
+    pub(crate) lease: Lease,
     /// Too many slabs are out with readers: to be copied, and not to be held while waiting for anything.
-    Copy(Lease),
+    pub(crate) to_copy: bool,
+    /// It was read from disk ahead of this.
+    pub(crate) from_disk: bool,
 }
 
 impl Ram {
@@ -86,7 +96,7 @@ impl Ram {
         Ok(Self {
             region,
             slabs,
-            tier: Mutex::new(Tier { blocks: HashMap::new(), policy }),
+            tier: Mutex::new(Tier { blocks: HashMap::new(), held: HashMap::new(), policy }),
             line: Gate::new(1),
             freed: Arc::default(),
             out: Arc::default(),
@@ -104,15 +114,16 @@ impl Ram {
                 Arc::new(Out { count: self.out.clone(), freed: self.freed.clone() })
             })
         });
-        let hit = match out {
+        let (to_copy, from_disk) = (out.is_none(), entry.from_disk);
+        let lease = match out {
             Some(out) => {
                 entry.out = Arc::downgrade(&out);
-                Hit::Lease(entry.lease.guarded(out))
+                entry.lease.guarded(out)
             }
-            None => Hit::Copy(entry.lease.clone()),
+            None => entry.lease.clone(),
         };
         tier.policy.touch(id);
-        Some(hit)
+        Some(Hit { lease, to_copy, from_disk })
     }
 
     /// True where the block is here; doesn't count as a use.
@@ -122,10 +133,7 @@ impl Ram {
 
     /// Keeps a block that has arrived.
     pub(crate) fn insert(&self, id: BlockId, lease: Lease) {
-        let mut tier = self.tier.lock();
-        if tier.blocks.insert(id, Entry { lease, out: Weak::new() }).is_none() {
-            tier.policy.insert(id);
-        }
+        self.tier.lock().insert(id, lease, false);
     }
 
     /// A slab of one block, urgent requests first. Waits for as long as it takes.
@@ -151,8 +159,10 @@ impl Ram {
             let evicted = {
                 let mut guard = self.tier.lock();
                 let tier = &mut *guard;
-                let blocks = &tier.blocks;
-                let may_go = |id: BlockId| blocks.get(&id).is_none_or(|entry| !entry.lease.is_shared());
+                let (blocks, held) = (&tier.blocks, &tier.held);
+                let may_go = |id: BlockId| {
+                    !held.contains_key(&id) && blocks.get(&id).is_none_or(|entry| !entry.lease.is_shared())
+                };
                 let victim = tier.policy.victim(&may_go)?;
                 tier.blocks.remove(&victim)
             };
@@ -180,23 +190,31 @@ impl Ram {
     }
 }
 
+impl Tier {
+    fn insert(&mut self, id: BlockId, lease: Lease, from_disk: bool) {
+        if self.blocks.insert(id, Entry { lease, out: Weak::new(), from_disk }).is_none() {
+            self.policy.insert(id);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{Arena, Unpinned};
     use crate::object::ObjectId;
 
-    fn ram(slabs: usize) -> Ram {
+    pub(super) fn ram(slabs: usize) -> Ram {
         let bytes = slabs * BLOCK_BYTES as usize;
         let arena = Arena::new(bytes as u64, Arc::new(Unpinned)).unwrap();
         Ram::new(arena.region("blocks", bytes).unwrap(), Box::new(S3Fifo::new(slabs))).unwrap()
     }
 
-    fn id(index: u32) -> BlockId {
+    pub(super) fn id(index: u32) -> BlockId {
         BlockId { object: ObjectId::from_bytes([1; 16]), index }
     }
 
-    fn fill(ram: &Ram, index: u32) {
+    pub(super) fn fill(ram: &Ram, index: u32) {
         let mut slab = ram.try_slab().unwrap();
         slab[0] = index as u8;
         ram.insert(id(index), slab.freeze());
@@ -207,14 +225,13 @@ mod tests {
         let ram = ram(4);
         (0..4).for_each(|index| fill(&ram, index));
         let leases: Vec<_> = (0..4).map(|index| ram.get(id(index)).unwrap()).collect();
-        let zero_copy = leases.iter().filter(|hit| matches!(hit, Hit::Lease(_))).count();
+        let zero_copy = leases.iter().filter(|hit| !hit.to_copy).count();
         assert_eq!(zero_copy, 2);
         assert!(ram.try_slab().is_none(), "every block is held");
-        let kept: Vec<_> = leases.into_iter().filter(|hit| matches!(hit, Hit::Lease(_))).collect();
+        let kept: Vec<_> = leases.into_iter().filter(|hit| !hit.to_copy).collect();
         (4..40).for_each(|index| fill(&ram, index));
         for (index, hit) in kept.iter().enumerate() {
-            let Hit::Lease(lease) = hit else { unreachable!() };
-            assert_eq!(lease[0], index as u8);
+            assert_eq!(hit.lease[0], index as u8);
             assert!(ram.has(id(index as u32)));
         }
     }

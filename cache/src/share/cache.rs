@@ -24,7 +24,7 @@ use crate::io::BlockIo;
 use crate::memory::Region;
 use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
 use crate::stats::{CacheStats, Counters};
-use crate::tiered::{self, CacheOptions, Prefetched, Read, Sharing};
+use crate::tiered::{self, CacheOptions, Hold, Prefetched, Read, Sharing};
 use asking::Asked;
 
 /// The cache. Clones are handles of the same one; it ends with the last, or with [`Cache::close`].
@@ -167,6 +167,14 @@ impl Cache {
                 Ok(Prefetched { present, stored, declined })
             }
             Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// As [`tiered::Cache::hold`]; none in a client, which has no host tier.
+    pub async fn hold(&self, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Option<Hold>> {
+        match self.role().await? {
+            Role::Owner(folder) => folder.hold(object, range).await.map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::io::IoFile;
 use crate::memory::Region;
 use crate::object::{BLOCK_BYTES, BlockId, ByteRange, Location, ObjectId, ObjectMeta, Version};
 use crate::stats::CacheStats;
-use crate::tiered::{Prefetched, Read, Tiers};
+use crate::tiered::{Hold, Prefetched, Read, Tiers};
 
 /// Bytes of the object: two blocks and a part that ends inside a granule.
 pub(super) const SIZE: usize = 2 * BLOCK_BYTES as usize + 10_000;
@@ -132,6 +132,10 @@ impl Folder for Fake {
             slab.copy_from_slice(bytes);
             Ok(Read { lease: slab.freeze(), tiers: Tiers { origin: range.len(), ..Tiers::default() } })
         })
+    }
+
+    fn hold<'a>(&'a self, _: &'a Arc<ObjectMeta>, _: ByteRange) -> BoxFuture<'a, Result<Hold>> {
+        Box::pin(async { Ok(Hold::nothing()) })
     }
 
     fn prefetch<'a>(&'a self, _: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Prefetched>> {

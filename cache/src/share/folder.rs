@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::memory::Region;
 use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
 use crate::stats::CacheStats;
-use crate::tiered::{self, Prefetched, Read};
+use crate::tiered::{self, Hold, Prefetched, Read};
 
 /// The tiers of a process that owns its folder, as a trait so that the protocol is tested without a disk.
 pub(crate) trait Folder: Send + Sync + fmt::Debug {
@@ -36,6 +36,8 @@ pub(crate) trait Folder: Send + Sync + fmt::Debug {
         object: &'a Arc<ObjectMeta>,
         range: ByteRange,
     ) -> BoxFuture<'a, Result<Prefetched>>;
+    /// As [`tiered::Cache::hold`].
+    fn hold<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Hold>>;
     /// As [`tiered::Cache::recheck`].
     fn recheck(&self, block: BlockId) -> BoxFuture<'_, Result<bool>>;
     /// As [`tiered::Cache::advise_for`].
@@ -88,6 +90,10 @@ impl Folder for tiered::Cache {
         range: ByteRange,
     ) -> BoxFuture<'a, Result<Prefetched>> {
         Box::pin(self.prefetch(object, range))
+    }
+
+    fn hold<'a>(&'a self, object: &'a Arc<ObjectMeta>, range: ByteRange) -> BoxFuture<'a, Result<Hold>> {
+        Box::pin(self.hold(object, range))
     }
 
     fn recheck(&self, block: BlockId) -> BoxFuture<'_, Result<bool>> {

@@ -30,8 +30,8 @@ impl Inner {
         if within(object, range)?.is_empty() {
             return Ok(Read { lease: Lease::from_vec(Vec::new()), tiers: Tiers::default() });
         }
-        if let Some(lease) = self.in_place(object, range) {
-            return Ok(Read { lease, tiers: Tiers { ram: range.len(), ..Tiers::default() } });
+        if let Some(read) = self.in_place(object, range) {
+            return Ok(read);
         }
         let whole = range.granules();
         let mut slab = region.allocate(slab_bytes(range)?).await?;
@@ -67,22 +67,21 @@ impl Inner {
     }
 
     /// A range inside one block of the host tier, where it lies.
-    fn in_place(&self, object: &ObjectMeta, range: ByteRange) -> Option<Lease> {
+    fn in_place(&self, object: &ObjectMeta, range: ByteRange) -> Option<Read> {
         let index = block_of(range.start);
         if range.blocks().len() != 1 {
             return None;
         }
-        match self.ram.get(BlockId { object: object.id, index })? {
-            Hit::Lease(lease) => {
-                let start = (range.start - u64::from(index) * BLOCK_BYTES) as usize;
-                Some(lease.slice(start..start + range.len() as usize))
-            }
-            Hit::Copy(lease) => {
-                drop(lease);
-                self.ram.let_go();
-                None
-            }
+        let hit = self.ram.get(BlockId { object: object.id, index })?;
+        if hit.to_copy {
+            drop(hit);
+            self.ram.let_go();
+            return None;
         }
+        let start = (range.start - u64::from(index) * BLOCK_BYTES) as usize;
+        let mut tiers = Tiers::default();
+        *tiers.of(&hit) += range.len();
+        Some(Read { lease: hit.lease.slice(start..start + range.len() as usize), tiers })
     }
 
     /// Grants of what is on disk. A range of one block that is in the host tier is copied from there instead.
@@ -166,13 +165,13 @@ impl Inner {
             let block = object.block_range(index);
             let piece = part.intersect(block);
             let at = (piece.start - whole.start) as usize;
-            if let Some(Hit::Lease(lease) | Hit::Copy(lease)) = self.ram.get(id) {
+            if let Some(hit) = self.ram.get(id) {
                 let from = (piece.start - block.start) as usize;
                 let len = piece.len() as usize;
-                slab[at..at + len].copy_from_slice(&lease[from..from + len]);
-                *(if missed.contains_key(&index) { &mut tiers.origin } else { &mut tiers.ram }) +=
+                slab[at..at + len].copy_from_slice(&hit.lease[from..from + len]);
+                *(if missed.contains_key(&index) { &mut tiers.origin } else { tiers.of(&hit) }) +=
                     piece.len();
-                drop(lease);
+                drop(hit);
                 self.ram.let_go();
                 continue;
             }
@@ -196,6 +195,13 @@ impl Inner {
             }
         }
         Ok((slab, true))
+    }
+}
+
+impl Tiers {
+    /// Where bytes of a block in host memory are counted: one that was read ahead comes from disk.
+    fn of(&mut self, hit: &Hit) -> &mut u64 {
+        if hit.from_disk { &mut self.disk } else { &mut self.ram }
     }
 }
 

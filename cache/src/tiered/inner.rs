@@ -88,10 +88,15 @@ impl Inner {
     /// Itself, unless it was closed, or this is a forked child: then nothing of it may be touched, since its locks may
     /// be held by threads that don't exist here.
     pub(super) fn alive(self: &Arc<Self>) -> Result<&Arc<Self>> {
-        if self.pid != std::process::id() {
+        if self.is_forked() {
             return Err(Error::Forked);
         }
         if self.is_closed() { Err(Error::Closed) } else { Ok(self) }
+    }
+
+    /// True in a forked child.
+    pub(super) fn is_forked(&self) -> bool {
+        self.pid != std::process::id()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -127,7 +132,7 @@ impl Inner {
     }
 
     pub(super) async fn close(&self) -> Result<()> {
-        if self.pid != std::process::id() {
+        if self.is_forked() {
             return Err(Error::Forked);
         }
         if self.closed.send_replace(true) {
@@ -151,7 +156,7 @@ fn own_runtime() -> Result<Runtime> {
 impl Drop for Inner {
     fn drop(&mut self) {
         let own = self.own.get_mut().take();
-        if self.pid != std::process::id() {
+        if self.is_forked() {
             // A forked child: its threads don't exist, and waiting for them would never end.
             std::mem::forget(own);
             if let Some(disk) = self.disk.take() {

@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod faults;
+mod hold;
 mod model;
 mod quota;
 mod removal;

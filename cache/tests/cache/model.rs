@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_cache::disk::{Advice, Evict};
 use forebay_cache::tiered::Cache;
-use forebay_cache::{ByteRange, ObjectMeta};
+use forebay_cache::{ByteRange, Hold, ObjectMeta};
 use proptest::prelude::*;
 
 use super::world::{MIB, World, expect, whole};
@@ -19,6 +19,11 @@ enum Step {
     Prefetch {
         object: usize,
     },
+    /// A plan holds an object in host memory; what was held before is let go.
+    Hold {
+        object: usize,
+    },
+    LetGo,
     Advise {
         object: usize,
         advice: u8,
@@ -44,6 +49,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (object.clone(), 0u64..1000, prop_oneof![1u64..5000, 100_000u64..6_000_000])
             .prop_map(|(object, start, len)| Step::Read { object, start, len }),
         3 => object.clone().prop_map(|object| Step::Prefetch { object }),
+        2 => object.clone().prop_map(|object| Step::Hold { object }),
+        1 => Just(Step::LetGo),
         2 => (object.clone(), 0u8..3).prop_map(|(object, advice)| Step::Advise { object, advice }),
         2 => object.clone().prop_map(|object| Step::Replace { object }),
         1 => object.prop_map(|object| Step::EvictObject { object }),
@@ -63,6 +70,7 @@ struct Model {
     cache: Cache,
     objects: Vec<(Arc<ObjectMeta>, Vec<u8>)>,
     versions: u64,
+    held: Option<Hold>,
 }
 
 impl Model {
@@ -72,7 +80,7 @@ impl Model {
         let put = |(at, size): (usize, &u64)| world.put(&format!("{at}"), *size, at as u64);
         let objects = SIZES.iter().enumerate().map(put).collect();
         let cache = world.open();
-        Self { world, cache, objects, versions: 100 }
+        Self { world, cache, objects, versions: 100, held: None }
     }
 
     async fn step(&mut self, step: Step) {
@@ -87,6 +95,11 @@ impl Model {
                 let meta = &self.objects[object].0;
                 self.cache.prefetch(meta, whole(meta)).await.unwrap();
             }
+            Step::Hold { object } => {
+                let meta = &self.objects[object].0;
+                self.held = Some(self.cache.hold(meta, whole(meta)).await.unwrap());
+            }
+            Step::LetGo => self.held = None,
             Step::Advise { object, advice } => {
                 let meta = &self.objects[object].0;
                 let advice = [Advice::None, Advice::Done, Advice::WillNeed][usize::from(advice)];
