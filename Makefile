@@ -1,6 +1,7 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
+# make kernels compiles the device's kernels to PTX: see CONTRIBUTING.md
 # make bench-full, bench-check, profile, instructions: see benches/README.md
 #
 # Environments, downloads and build output live in ~/.cache/forebay, shared by all checkouts. Each environment is named after
@@ -26,12 +27,13 @@ environment = $(CACHE)/$(1)-$(VERSION)-$(shell cat $(2) 2>/dev/null | sha256sum 
 REQUIREMENTS := python/requirements
 DEMO_ENV := $(call environment,demo,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt)
 BENCH_ENV := $(call environment,bench,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt benches/requirements.txt benches/requirements-torch.txt)
+KERNELS_ENV := $(call environment,kernels,gpu/kernels/requirements.txt)
 LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
 TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python test-wheel lint bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-wheel lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -55,13 +57,21 @@ test-python: extension $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/python -m pytest $(PYTHON_TESTS)
 	MYPYPATH=python $(TEST_ENV)/bin/stubtest forebay._forebay
 
-lint: tools $(LINT_ENV)/ready
+lint: tools $(LINT_ENV)/ready kernels-check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(LINT_ENV)/bin/ruff check .
 	$(LINT_ENV)/bin/ruff format --check .
 	$(LINT_ENV)/bin/mypy
 	$(PYTHON) tools/licences.py
+
+kernels: $(KERNELS_ENV)/ready
+	$(KERNELS_ENV)/bin/python gpu/kernels/build.py
+
+# Where NVIDIA's compiler has no wheels, a Rust test still compares the checksums of the sources.
+kernels-check: tools
+	@if $(MAKE) --no-print-directory $(KERNELS_ENV)/ready; then $(KERNELS_ENV)/bin/python gpu/kernels/build.py --check; \
+	else echo "NVIDIA's compiler can't be installed here: the kernels' PTX is not built anew and compared" >&2; fi
 
 bench bench-full: extension-release $(BENCH_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fio || echo "without fio its rows are left out" >&2
@@ -127,6 +137,12 @@ $(BENCH_ENV)/ready: | tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-demo.txt
 	PYTHONPATH=benches $(@D)/bin/python -m harness.install benches/requirements.txt
 	PYTHONPATH=benches $(@D)/bin/python -m harness.install --dependencies benches/requirements-torch.txt
+	@touch $@
+
+# NVIDIA's licence is not checked either: nothing of its compiler is shipped.
+$(KERNELS_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r gpu/kernels/requirements.txt
 	@touch $@
 
 $(LINT_ENV)/ready: | tools

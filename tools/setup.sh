@@ -17,6 +17,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
     exit 1
 fi
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+need c++ g++     # the kernels for the host
 need cmake cmake # libjpeg-turbo's build
 need nasm nasm   # libjpeg-turbo's SIMD
 for program; do need "${program%%:*}" "${program##*:}"; done # what this target needs besides: COMMAND, or COMMAND:PACKAGE

@@ -1,0 +1,35 @@
+//! What Forebay runs on a device: its kernels.
+//!
+//! Sources are the `.cu` files beside this crate's `src`; `make kernels` compiles them to [`PTX`], which is checked in, so that a build needs
+//! neither CUDA nor a GPU. The crate promises the kernels' arguments as Rust structs and a launch geometry for each ([`Kernel`]); memory,
+//! streams and launches are others' affair.
+//!
+//! Every kernel takes its arguments as one struct by value, uses no shared memory and no barrier, and touches memory only where its
+//! arguments say. All indices are of 64 bits. A launch with nothing to do is allowed and does nothing.
+//!
+//! With the feature `host` the same sources are compiled for the host as well: [`host`].
+
+mod gather;
+#[cfg(feature = "host")]
+pub mod host;
+mod launch;
+
+pub use gather::GatherArgs;
+pub use launch::Launch;
+
+/// All kernels, for `cuModuleLoadDataEx`: PTX 8.0 for compute capability 7.0 and newer, which drivers since CUDA 12.0 load.
+pub const PTX: &str = include_str!("../forebay.ptx");
+
+/// The names of all kernels in [`PTX`].
+pub const NAMES: [&str; 1] = [GatherArgs::NAME];
+
+/// Arguments of a kernel: passed by value, as the kernel's only parameter.
+///
+/// Addresses are the device's.
+pub trait Kernel: Copy + 'static {
+    /// What the kernel is called in [`PTX`].
+    const NAME: &'static str;
+
+    /// Blocks and threads for these arguments.
+    fn launch(&self) -> Launch;
+}
