@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use forebay_cache::memory::{Arena, Region, Unpinned};
+use forebay_cache::memory::{Arena, Region};
 
 use crate::mixed;
 
@@ -81,7 +81,7 @@ impl Sizes {
 /// # Errors
 /// There is not as much.
 pub fn region(bytes: usize) -> Result<Region> {
-    Ok(Arena::new(bytes as u64, std::sync::Arc::new(Unpinned))?.region("reads", bytes)?)
+    Ok(Arena::new(bytes as u64)?.region("reads", bytes)?)
 }
 
 /// Places in so many bytes, one after the other or drawn, for any number of threads.

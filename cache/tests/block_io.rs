@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forebay_cache::io::{self, BlockIo, Blocking, IoFile, Operation, Options, Uring};
-use forebay_cache::memory::{Arena, Region, Slab, Unpinned};
+use forebay_cache::memory::{Arena, Region, Slab};
 use forebay_cache::testing::FaultyIo;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -28,10 +28,7 @@ type Waiting = oneshot::Receiver<(Slab, std::io::Result<usize>)>;
 impl Setup {
     fn new(home: &Path, pages: usize) -> Self {
         let folder = tempfile::tempdir_in(home).unwrap();
-        let region = Arena::new((pages * PAGE) as u64, Arc::new(Unpinned))
-            .unwrap()
-            .region("test", pages * PAGE)
-            .unwrap();
+        let region = Arena::new((pages * PAGE) as u64).unwrap().region("test", pages * PAGE).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         Self { folder, region, runtime }
     }

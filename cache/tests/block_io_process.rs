@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use forebay_cache::io::{self, BlockIo, IoFile, Options, Report, Uring};
-use forebay_cache::memory::{Arena, Unpinned};
+use forebay_cache::memory::Arena;
 use rustix::fs::{FlockOperation, flock};
 
 const CHILD: &str = "FOREBAY_TEST_CHILD";
@@ -57,7 +57,7 @@ fn round_trip() -> Report {
     let (io, report) = io::open(folder.path(), 8).unwrap();
     assert_eq!(io.engine(), report.engine);
     let file = Arc::new(IoFile::open(&folder.path().join("a"), true).unwrap());
-    let region = Arena::new(8192, Arc::new(Unpinned)).unwrap().region("test", 8192).unwrap();
+    let region = Arena::new(8192).unwrap().region("test", 8192).unwrap();
     let mut slab = region.try_allocate(4096).unwrap();
     slab.fill(7);
     futures::executor::block_on(async {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 
-use forebay_cache::memory::{Arena, Held, Unpinned};
+use forebay_cache::memory::{Arena, Held};
 use forebay_cache::origin::{Origin, Origins};
 use forebay_cache::{Cache, CacheOptions};
 use parking_lot::Mutex;
@@ -92,7 +92,7 @@ impl Session {
             .enable_all()
             .build()
             .map_err(|error| Error::config(format!("the network threads could not be started: {error}")))?;
-        let arena = Arena::new(limit, Arc::new(Unpinned))?;
+        let arena = Arena::new(limit)?;
         // Half for the cache: what its other processes on this node are served from, blocks on their way, and the host tier. The other
         // half is carved by loaders, for batches and reads.
         let parts = CacheParts::of(arena.limit_bytes());

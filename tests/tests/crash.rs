@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use forebay_cache::disk::Evict;
 use forebay_cache::io::Blocking;
-use forebay_cache::memory::{Arena, Region, Unpinned};
+use forebay_cache::memory::{Arena, Region};
 use forebay_cache::origin::Origin;
 use forebay_cache::{ByteRange, Cache, CacheOptions, ObjectMeta};
 
@@ -57,7 +57,7 @@ fn setup(folder: &Path) -> Setup {
         (Arc::new(origin.put(&format!("s3://b/{at}"), bytes.clone())), bytes)
     };
     let objects = SIZES.iter().enumerate().map(put).collect();
-    let arena = Arena::new(128 << 20, Arc::new(Unpinned)).unwrap();
+    let arena = Arena::new(128 << 20).unwrap();
     let blocks = arena.region("blocks", 32 << 20).unwrap();
     let region = arena.region("samples", 48 << 20).unwrap();
     let io = Arc::new(Blocking::new(4).unwrap());

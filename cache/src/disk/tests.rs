@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::io::Blocking;
-use crate::memory::{Arena, Unpinned};
+use crate::memory::Arena;
 use crate::object::{BLOCK_BYTES, Version};
 use crate::stats::DiskState;
 
@@ -32,7 +32,7 @@ fn open(dir: &Path) -> Disk {
 
 async fn store(disk: &Disk, object: &Arc<ObjectMeta>, index: u32) -> bool {
     let bytes = BLOCK_BYTES as usize;
-    let region = Arena::new(BLOCK_BYTES, Arc::new(Unpinned)).unwrap().region("test", bytes).unwrap();
+    let region = Arena::new(BLOCK_BYTES).unwrap().region("test", bytes).unwrap();
     let mut slab = region.try_allocate(bytes).unwrap();
     slab.fill(index as u8 + 1);
     let lease = slab.freeze();

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{Alignment, BlockIo, Blocking, IoFile, Operation, Options, Uring};
 use crate::error::{Error, Result};
-use crate::memory::{Arena, Unpinned};
+use crate::memory::Arena;
 
 /// Environment variable that picks an engine for comparisons, read once at open: "auto" (the default), "io_uring" (an error
 /// where it doesn't work) or "blocking".
@@ -137,7 +137,7 @@ impl Trial {
     fn run(&self, engine: &dyn BlockIo) -> io::Result<()> {
         let pattern = |at: usize| (at % 251) as u8;
         // Not shared between runs: an engine that fails may keep what it was given.
-        let memory = Arena::new(PROBE_BYTES as u64, Arc::new(Unpinned))
+        let memory = Arena::new(PROBE_BYTES as u64)
             .and_then(|arena| arena.region("the I/O probe", PROBE_BYTES))
             .map_err(io::Error::other)?;
         let slab = || memory.try_allocate(PROBE_BYTES).ok_or(io::ErrorKind::OutOfMemory);

@@ -5,31 +5,19 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::region::Region;
 use crate::error::{Error, Result};
 
-/// Makes a mapping known to a device: pins it after it is mapped, unpins it before it is unmapped.
+/// Makes a mapping known to a device: pins it where it lies, unpins it before it is unmapped.
 pub trait HostMemory: Send + Sync + fmt::Debug {
-    /// Called once with the whole mapping. An error is reported by the caller, who goes on with pageable memory.
+    /// Called with the whole mapping. After an error the mapping is pageable as before.
     fn pin(&self, start: NonNull<u8>, len: usize) -> io::Result<()>;
     /// Called once before the mapping goes away, only where `pin` succeeded.
     fn unpin(&self, start: NonNull<u8>, len: usize);
-}
-
-/// Ordinary pageable memory.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Unpinned;
-
-impl HostMemory for Unpinned {
-    fn pin(&self, _: NonNull<u8>, _: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unpin(&self, _: NonNull<u8>, _: usize) {}
 }
 
 /// The mapping itself; regions and slabs keep it alive.
@@ -37,7 +25,7 @@ impl HostMemory for Unpinned {
 pub(super) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    pinned: Option<Arc<dyn HostMemory>>,
+    pinned: OnceLock<Arc<dyn HostMemory>>,
 }
 
 // SAFETY: the mapping is plain memory that no thread owns; who may touch which part is decided by `Region`, which never
@@ -47,7 +35,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(len: usize, host: Arc<dyn HostMemory>) -> io::Result<(Self, Option<io::Error>)> {
+    fn new(len: usize) -> io::Result<Self> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
         // SAFETY: a new private mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
@@ -67,9 +55,7 @@ impl Mapping {
             }
         }
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let refused = host.pin(start, len).err();
-        let pinned = refused.is_none().then_some(host);
-        Ok((Self { start, len, pinned }, refused))
+        Ok(Self { start, len, pinned: OnceLock::new() })
     }
 
     /// Maps memory that other processes can read through the descriptor that comes along. It can't shrink under the mapping.
@@ -86,7 +72,7 @@ impl Mapping {
         // SAFETY: the range was just mapped. A forked child has no business in it.
         unsafe { madvise(start, len, Advice::LinuxDontFork)? };
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok((Self { start, len, pinned: None }, fd))
+        Ok((Self { start, len, pinned: OnceLock::new() }, fd))
     }
 
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
@@ -98,7 +84,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if let Some(host) = &self.pinned {
+        if let Some(host) = self.pinned.get() {
             host.unpin(self.start, self.len);
         }
         // SAFETY: every slab and lease holds an `Arc` of the mapping, so none is left.
@@ -113,7 +99,6 @@ impl Drop for Mapping {
 pub struct Arena {
     ground: Arc<Ground>,
     limit: usize,
-    pin_refused: Option<io::Error>,
 }
 
 /// The mapping and what of it nobody has; whoever has a part of it keeps it alive.
@@ -126,7 +111,7 @@ pub(super) struct Ground {
 
 impl Arena {
     /// Maps `limit_bytes`, rounded down to whole pages. No page is touched yet.
-    pub fn new(limit_bytes: u64, host: Arc<dyn HostMemory>) -> Result<Self> {
+    pub fn new(limit_bytes: u64) -> Result<Self> {
         let limit =
             usize::try_from(limit_bytes).unwrap_or(usize::MAX) / super::region::PAGE * super::region::PAGE;
         let refused = |error: io::Error| {
@@ -137,8 +122,7 @@ impl Arena {
         if limit == 0 {
             return Err(refused(io::ErrorKind::InvalidInput.into()));
         }
-        let (mapping, pin_refused) = Mapping::new(limit, host).map_err(refused)?;
-        Ok(Self::over(mapping, limit, pin_refused))
+        Ok(Self::over(Mapping::new(limit).map_err(refused)?, limit))
     }
 
     /// Memory that another process reads through the descriptor: byte `n` of it is byte `n` of the file, and
@@ -146,11 +130,29 @@ impl Arena {
     pub(crate) fn shared(limit_bytes: usize) -> io::Result<(Self, OwnedFd)> {
         let limit = limit_bytes.next_multiple_of(super::region::PAGE);
         let (mapping, fd) = Mapping::shared(limit)?;
-        Ok((Self::over(mapping, limit, None), fd))
+        Ok((Self::over(mapping, limit), fd))
     }
 
-    fn over(mapping: Mapping, limit: usize, pin_refused: Option<io::Error>) -> Self {
-        Self { ground: Arc::new(Ground { mapping, free: Mutex::new(vec![(0, limit)]) }), limit, pin_refused }
+    fn over(mapping: Mapping, limit: usize) -> Self {
+        Self { ground: Arc::new(Ground { mapping, free: Mutex::new(vec![(0, limit)]) }), limit }
+    }
+
+    /// Pins all of it, pages that nobody has touched included, until it is unmapped. Once: whoever comes later finds it pinned.
+    pub fn pin(&self, host: Arc<dyn HostMemory>) -> io::Result<()> {
+        let mapping = &self.ground.mapping;
+        // No page is given back meanwhile.
+        let _free = self.ground.free.lock();
+        if mapping.pinned.get().is_none() {
+            host.pin(mapping.start, mapping.len)?;
+            // The lock is held: nobody else set it.
+            drop(mapping.pinned.set(host));
+        }
+        Ok(())
+    }
+
+    /// True where a device has it pinned.
+    pub fn is_pinned(&self) -> bool {
+        self.ground.mapping.pinned.get().is_some()
     }
 
     /// Sets `bytes` (rounded up to pages) aside for one stage, called `what` in errors: in one part where there is such a part,
@@ -199,11 +201,6 @@ impl Arena {
     pub fn limit_bytes(&self) -> usize {
         self.limit
     }
-
-    /// Why the device's driver refused to pin the mapping, if it did.
-    pub fn pin_refused(&self) -> Option<&io::Error> {
-        self.pin_refused.as_ref()
-    }
 }
 
 /// The first `len` bytes of a free part.
@@ -232,14 +229,18 @@ impl Ground {
 
     /// Takes back a part that nobody uses any more.
     pub(super) fn give_back(&self, offset: usize, len: usize) {
-        // SAFETY: the part is unused now. DONTNEED gives its pages back; refused on pinned memory, where they stay.
-        let advised = unsafe {
-            rustix::mm::madvise(self.at(offset).as_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed)
-        };
-        if let Err(refused) = advised {
-            tracing::debug!(%refused, "pages given back stay resident");
+        let mut free = self.free.lock();
+        // Pinned pages stay: a device would go on with the old ones, and the process with new ones.
+        if self.mapping.pinned.get().is_none() {
+            // SAFETY: the part is unused now. DONTNEED gives its pages back.
+            let advised = unsafe {
+                rustix::mm::madvise(self.at(offset).as_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed)
+            };
+            if let Err(refused) = advised {
+                tracing::debug!(%refused, "pages given back stay resident");
+            }
         }
-        give_back(&mut self.free.lock(), offset, len);
+        give_back(&mut free, offset, len);
     }
 }
 
@@ -301,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_region_that_does_not_fit_says_how_much_would() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let _half = arena.region("blocks", 512 << 10).unwrap();
         let error = arena.region("batches", 600 << 10).unwrap_err();
         assert!(
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn dropped_regions_come_back_whole() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let parts: Vec<_> = (0..4).map(|_| arena.region("part", 256 << 10).unwrap()).collect();
         assert_eq!(arena.free_bytes(), 0);
         drop(parts);
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_is_left_in_parts_makes_a_region_of_parts() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let mut parts: Vec<_> = (0..4).map(|_| arena.region("part", 256 << 10).unwrap()).collect();
         drop((parts.remove(3), parts.remove(1)));
         let region = arena.region("two parts", 512 << 10).unwrap();
@@ -333,9 +334,47 @@ mod tests {
         assert_eq!(arena.free_bytes(), 512 << 10);
     }
 
+    #[derive(Debug, Default)]
+    struct Device {
+        pins: Mutex<Vec<(bool, usize)>>,
+        refuses: bool,
+    }
+
+    impl HostMemory for Device {
+        fn pin(&self, _: NonNull<u8>, len: usize) -> io::Result<()> {
+            self.pins.lock().push((true, len));
+            if self.refuses { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+        }
+
+        fn unpin(&self, _: NonNull<u8>, len: usize) {
+            self.pins.lock().push((false, len));
+        }
+    }
+
+    #[test]
+    fn it_is_pinned_once_and_keeps_its_pages_until_it_is_unpinned_and_gone() {
+        let arena = Arena::new(1 << 20).unwrap();
+        arena.pin(Arc::new(Device { refuses: true, ..Device::default() })).unwrap_err();
+        assert!(!arena.is_pinned());
+        let device = Arc::new(Device::default());
+        arena.pin(device.clone()).unwrap();
+        arena.pin(Arc::new(Device::default())).unwrap();
+        let fill = |byte| {
+            let region = arena.region("all", 1 << 20).unwrap();
+            let mut slab = region.try_allocate(1 << 20).unwrap();
+            let before = slab[77];
+            slab.fill(byte);
+            before
+        };
+        fill(9);
+        assert_eq!(fill(1), 9, "the page that the device knows is still there");
+        drop(arena);
+        assert_eq!(*device.pins.lock(), [(true, 1 << 20), (false, 1 << 20)]);
+    }
+
     #[test]
     fn what_is_held_shrinks_and_comes_back() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let held = arena.hold("heap", 512 << 10).unwrap();
         held.shrink_to(5000);
         assert_eq!((held.bytes(), arena.free_bytes()), (8192, (1 << 20) - 8192));

@@ -127,12 +127,12 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Arena, Unpinned};
+    use super::super::Arena;
     use super::*;
 
     #[tokio::test]
     async fn values_are_aligned_counted_and_served_in_line() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let budget = Budget::new("values", arena.hold("values", 64 << 10).unwrap());
         let mut slab = budget.allocate(40_001).await.unwrap();
         assert_eq!((slab.len(), slab.as_ptr().align_offset(64), slab[40_000]), (40_001, 0, 0));
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_budget_keeps_only_what_is_taken() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let budget = Budget::new("values", arena.hold("values", 1 << 20).unwrap());
         let slab = budget.allocate(4000).await.unwrap();
         budget.close();
@@ -166,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_budget_gives_back_what_was_set_aside_for_those_in_line() {
         for hears in [true, false] {
-            let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+            let arena = Arena::new(1 << 20).unwrap();
             let budget = Budget::new("values", arena.hold("values", 1 << 20).unwrap());
             let slab = budget.allocate(4000).await.unwrap();
             let mut waits = Box::pin(budget.take(1 << 20));

@@ -15,7 +15,7 @@ mod region;
 mod rows;
 mod slab;
 
-pub use arena::{Arena, Held, HostMemory, Unpinned};
+pub use arena::{Arena, Held, HostMemory};
 pub use budget::{Budget, Share};
 pub use lease::Lease;
 pub use region::Region;

@@ -223,11 +223,11 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Arena, Unpinned};
+    use super::super::Arena;
     use super::*;
 
     fn region(bytes: usize) -> Region {
-        Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("test", bytes).unwrap()
+        Arena::new(1 << 20).unwrap().region("test", bytes).unwrap()
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_region_keeps_only_what_is_used() {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let region = arena.region("test", 1 << 20).unwrap();
         let lease = region.try_allocate(2 * PAGE).unwrap().freeze();
         let mut waits = Box::pin(region.allocate(1 << 20));

@@ -77,12 +77,12 @@ impl fmt::Debug for Row {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Arena, Unpinned};
+    use super::super::Arena;
     use super::*;
 
     #[test]
     fn rows_written_by_many_threads_are_read_as_one() {
-        let region = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("batch", 8192).unwrap();
+        let region = Arena::new(1 << 20).unwrap().region("batch", 8192).unwrap();
         let mut rows = Row::split(region.try_allocate(300).unwrap(), 100, 3);
         std::thread::scope(|scope| {
             for (value, row) in (1..).zip(&mut rows) {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_slab_is_not_readable_while_a_row_is_out() {
-        let region = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("batch", 8192).unwrap();
+        let region = Arena::new(1 << 20).unwrap().region("batch", 8192).unwrap();
         let mut rows = Row::split(region.try_allocate(200).unwrap(), 100, 2);
         let out = rows.pop();
         assert!(Row::join(rows).is_none());

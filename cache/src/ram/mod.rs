@@ -201,12 +201,12 @@ impl Tier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Arena, Unpinned};
+    use crate::memory::Arena;
     use crate::object::ObjectId;
 
     pub(super) fn ram(slabs: usize) -> Ram {
         let bytes = slabs * BLOCK_BYTES as usize;
-        let arena = Arena::new(bytes as u64, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(bytes as u64).unwrap();
         Ram::new(arena.region("blocks", bytes).unwrap(), Box::new(S3Fifo::new(slabs))).unwrap()
     }
 
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_says_how_much_would_do() {
-        let arena = Arena::new(8 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(8 << 20).unwrap();
         let error = Ram::new(arena.region("blocks", 8 << 20).unwrap(), Box::new(S3Fifo::new(2))).unwrap_err();
         assert!(
             matches!(error, Error::MemoryTooSmall { needed_bytes, .. } if needed_bytes == 16 << 20),

@@ -13,12 +13,12 @@ use super::protocol::{self, HEADER_BYTES, VERSION};
 use super::socket::{Connection, Listener, MAX_PACKET_BYTES};
 use crate::error::{Error, Result};
 use crate::io::Blocking;
-use crate::memory::{Arena, Region, Unpinned};
+use crate::memory::{Arena, Region};
 use crate::object::{BLOCK_BYTES, ByteRange, Location, ObjectMeta};
 use crate::tiered::Sharing;
 
 fn region() -> Region {
-    Arena::new(64 << 20, Arc::new(Unpinned)).unwrap().region("test", 64 << 20).unwrap()
+    Arena::new(64 << 20).unwrap().region("test", 64 << 20).unwrap()
 }
 
 fn open(dir: &Path, fake: &Arc<Fake>, sharing: Sharing) -> Result<Cache> {

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::io::{BlockIo, IoFile, Operation};
-use crate::memory::{Arena, Lease, Slab, Unpinned};
+use crate::memory::{Arena, Lease, Slab};
 
 /// How long a test waits for what it holds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -334,7 +334,7 @@ fn flip(slab: &mut Slab, filled: usize, byte: usize, bit: u8) {
 
 /// A page-aligned copy (direct files ask for that) with one bit flipped.
 fn flipped(bytes: &Lease, byte: usize, bit: u8) -> Lease {
-    let copy = Arena::new((bytes.len() as u64).next_multiple_of(4096), Arc::new(Unpinned))
+    let copy = Arena::new((bytes.len() as u64).next_multiple_of(4096))
         .and_then(|arena| arena.region("a flipped write", bytes.len()))
         .ok()
         .and_then(|region| region.try_allocate(bytes.len()));

@@ -14,7 +14,7 @@ fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let io = FaultyIo::new(Arc::new(Blocking::new(2).unwrap()));
     let file = Arc::new(IoFile::open(&folder.path().join("a.data"), true).unwrap());
-    let region = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap().region("test", 1 << 20).unwrap();
+    let region = Arena::new(1 << 20).unwrap().region("test", 1 << 20).unwrap();
     Bench { io, file, region, _folder: folder }
 }
 

@@ -6,7 +6,7 @@ use super::super::flight::{Served, Waiter};
 use super::super::{Cache, CacheOptions};
 use super::*;
 use crate::io::Blocking;
-use crate::memory::{Arena, Region, Unpinned};
+use crate::memory::{Arena, Region};
 use crate::testing::{FakeOrigin, Fault, Gate, Op, Rule};
 
 struct World {
@@ -21,7 +21,7 @@ fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let origin = Arc::new(FakeOrigin::new());
     let object = Arc::new(origin.put("s3://b/a", vec![7; 12 << 20]));
-    let arena = Arena::new(64 << 20, Arc::new(Unpinned)).unwrap();
+    let arena = Arena::new(64 << 20).unwrap();
     let (memory, region) =
         (arena.region("blocks", 32 << 20).unwrap(), arena.region("samples", 32 << 20).unwrap());
     let io = Arc::new(Blocking::new(2).unwrap());

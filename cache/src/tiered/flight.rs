@@ -184,13 +184,13 @@ impl Flights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Arena, Unpinned};
+    use crate::memory::Arena;
     use crate::object::ObjectId;
 
     const ID: BlockId = BlockId { object: ObjectId::from_bytes([0; 16]), index: 0 };
 
     fn ask(part: ByteRange) -> (Waiter, oneshot::Receiver<(Slab, Served)>) {
-        let arena = Arena::new(4096, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(4096).unwrap();
         let slab = arena.region("test", 4096).unwrap().try_allocate(100).unwrap();
         let (reply, answer) = oneshot::channel();
         (Waiter { slab, at: 10, part, reply }, answer)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_cache::io::{BlockIo, Blocking};
-use forebay_cache::memory::{Arena, Region, Unpinned};
+use forebay_cache::memory::{Arena, Region};
 use forebay_cache::object::BLOCK_BYTES;
 use forebay_cache::testing::{FakeOrigin, FaultyIo};
 use forebay_cache::tiered::Cache;
@@ -23,7 +23,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        let arena = Arena::new(512 * MIB, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(512 * MIB).unwrap();
         let region = arena.region("samples", 64 << 20).unwrap();
         let blocking: Arc<dyn BlockIo> = Arc::new(Blocking::new(4).unwrap());
         Self {

@@ -1,10 +1,9 @@
 //! Decode and resize alone: the loader's own decoder on the loader's own boxes, with the members already in memory, on as many
 //! threads. What a training pipeline could reach if everything else cost nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use forebay_cache::memory::{Arena, Slab, Unpinned};
+use forebay_cache::memory::{Arena, Slab};
 use forebay_cache::object::GRANULE_BYTES;
 
 use crate::decode::{Decoder, ImageOut, Limits, fixed_output};
@@ -53,7 +52,7 @@ impl Decoding {
         let image_bytes = (height * width * 3) as usize;
         let slots = (2 * batch).div_ceil(threads) * image_bytes;
         let aligned = slots.next_multiple_of(GRANULE_BYTES as usize);
-        let arena = Arena::new((aligned * threads) as u64, Arc::new(Unpinned))?;
+        let arena = Arena::new((aligned * threads) as u64)?;
         let region = arena.region("slots", aligned * threads)?;
         let worker = |_| {
             let mut slab = region

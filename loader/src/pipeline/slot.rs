@@ -297,11 +297,11 @@ fn copy_into_corner(to: &mut [u8], outer: &[usize], from: &[u8], inner: &[usize]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use forebay_cache::memory::{Arena, Unpinned};
+    use forebay_cache::memory::Arena;
 
     /// A batch of one column, as decoders make it.
     fn batch_of(shapes: Shapes, values: &[(&[usize], &[u8])]) -> Result<Batch> {
-        let arena = Arena::new(1 << 20, Arc::new(Unpinned)).unwrap();
+        let arena = Arena::new(1 << 20).unwrap();
         let region = arena.region("test", 1 << 20).unwrap();
         let layout = ColumnLayout { name: "x".into(), row: None, kind: Kind::Array, shapes };
         let mut most = Form::new(DType::U8, values[0].0);

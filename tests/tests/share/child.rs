@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use forebay_cache::disk::{Advice, Evict};
-use forebay_cache::memory::{Arena, Region, Unpinned};
+use forebay_cache::memory::{Arena, Region};
 use forebay_cache::share::Cache;
 use forebay_cache::{ByteRange, CacheOptions};
 
@@ -40,7 +40,7 @@ fn process() {
     let variable = |name: &str| std::env::var(name).expect("started by a test of this file");
     let dir = PathBuf::from(variable(DIR));
     std::fs::create_dir_all(&dir).unwrap();
-    let arena = Arena::new(96 << 20, Arc::new(Unpinned)).unwrap();
+    let arena = Arena::new(96 << 20).unwrap();
     let memory = arena.region("blocks", 48 << 20).unwrap();
     let (io, _) = forebay_cache::io::open(&dir, 16).unwrap();
     let origin = Arc::new(Remote(variable(ORIGIN).parse().unwrap()));
