@@ -1,1 +1,23 @@
 //! Memory on a device, and bytes moved into it.
+//!
+//! host slot ─ [`staging`] ─► [`memory`] of a [`device`] ─► whoever asked, with an event to wait for.
+//!
+//! The crate promises that no memory is used again, on the host or on the device, while somebody may still work on it; that no call leaves a
+//! trace on the calling thread; and that a machine without a GPU, or with an old driver, gets an error that says so. What the bytes mean is
+//! others' affair.
+
+pub mod cuda;
+pub mod device;
+pub mod error;
+pub mod host;
+pub mod memory;
+mod pinned;
+pub mod staging;
+mod which;
+
+pub use device::{Address, Device, Event, Facts, RawStream, Stream};
+pub use error::{Error, Result};
+pub use memory::{DeviceMemory, DeviceSlab, Guard};
+pub use pinned::Pinned;
+pub use staging::{Slot, Staging};
+pub use which::Which;

@@ -1,0 +1,136 @@
+//! The device's primary context, entered around every call and left without a trace.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use cudarc::driver::sys;
+
+use super::driver::{Driver, words};
+use crate::error::{Error, Result};
+
+/// Errors after which no call on the context works any more (cuda.h calls them sticky): illegal address, launch timeout, unrecoverable memory
+/// error, hardware stack error, illegal instruction, misaligned address, invalid address space, invalid program counter, launch failure,
+/// device fell off the bus or needs a reset (46, 101 are of other kinds).
+const STICKY: &[u32] = &[214, 220, 700, 702, 708, 714, 715, 716, 717, 718, 719, 721, 999];
+
+/// Retained for as long as this lives: pointers are then valid in torch, JAX and CuPy, which use the same one.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) raw: sys::CUcontext,
+    pub(super) device: sys::CUdevice,
+    pub(super) name: Arc<str>,
+    pub(super) driver: &'static Driver,
+    /// The first error after which nothing works.
+    lost: OnceLock<Error>,
+    pid: u32,
+}
+
+// SAFETY: a context is a handle; the driver's functions may be called with it from any thread.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// The primary context of a device.
+    pub(super) fn retain(driver: &'static Driver, device: sys::CUdevice, name: Arc<str>) -> Result<Self> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) } as u32;
+        let context = Self { raw, device, name, driver, lost: OnceLock::new(), pid: std::process::id() };
+        match context.check("cuDevicePrimaryCtxRetain", code) {
+            Ok(()) => Ok(context),
+            Err(error) => {
+                // Nothing was retained, so nothing is to be released.
+                std::mem::forget(context);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the context the calling thread's until the guard goes; a capture that the thread may be under is not disturbed.
+    pub(super) fn enter(&self) -> Result<Inside<'_>> {
+        if self.is_forked() {
+            return Err(Error::Forked { device: self.name.clone() });
+        }
+        if let Some(lost) = self.lost.get() {
+            return Err(lost.clone());
+        }
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: exchanges the calling thread's mode with the one given.
+        self.check("cuThreadExchangeStreamCaptureMode", unsafe {
+            sys::cuThreadExchangeStreamCaptureMode(&mut mode)
+        } as u32)?;
+        // SAFETY: the context is retained.
+        let pushed = self.check("cuCtxPushCurrent", unsafe { sys::cuCtxPushCurrent_v2(self.raw) } as u32);
+        if let Err(error) = pushed {
+            // SAFETY: gives the thread its own mode back.
+            unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+            return Err(error);
+        }
+        Ok(Inside { context: self, mode, on_this_thread: PhantomData })
+    }
+
+    pub(super) fn is_forked(&self) -> bool {
+        self.pid != std::process::id()
+    }
+
+    /// An answer of the driver as a result. The first sticky one is what every later call gets.
+    pub(super) fn check(&self, call: &'static str, code: u32) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        let ((name, text), device) = (words(code), self.name.clone());
+        if STICKY.contains(&code) {
+            let lost = Error::Lost { call, device, code, name, text };
+            return Err(self.lost.get_or_init(|| lost).clone());
+        }
+        Err(Error::Driver { call, device, code, name, text })
+    }
+
+    /// As [`Self::check`], for destructors: there is nobody to tell but the log.
+    pub(super) fn note(&self, call: &'static str, code: u32) {
+        if let Err(error) = self.check(call, code) {
+            tracing::error!(%error, "a device's resource could not be given back");
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.is_forked() {
+            // SAFETY: retained once, released once; everything that was made in it holds it, and is gone.
+            self.note("cuDevicePrimaryCtxRelease", unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) }
+                as u32);
+        }
+    }
+}
+
+/// The calling thread is inside the context; dropped, it is where it was.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Inside<'a> {
+    context: &'a Context,
+    mode: sys::CUstreamCaptureMode,
+    /// What it changed is the thread's: it can't go to another one.
+    on_this_thread: PhantomData<*mut ()>,
+}
+
+impl Inside<'_> {
+    /// See [`Context::check`].
+    pub(super) fn check(&self, call: &'static str, code: u32) -> Result<()> {
+        self.context.check(call, code)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: pops what `enter` pushed on this thread.
+        let code = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) } as u32;
+        self.context.note("cuCtxPopCurrent", code);
+        // SAFETY: gives the thread its own mode back.
+        let code = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut self.mode) } as u32;
+        self.context.note("cuThreadExchangeStreamCaptureMode", code);
+    }
+}

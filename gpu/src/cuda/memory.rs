@@ -1,0 +1,250 @@
+//! Device memory: by the virtual memory interface where the driver has it, by cuMemAlloc otherwise.
+//!
+//! With the interface a stretch is one reserved range of addresses with memory behind it in chunks, which the device and its peers may
+//! read and write, and which can be handed to another process as a file descriptor.
+
+use std::collections::HashMap;
+
+use cudarc::driver::sys;
+use parking_lot::Mutex;
+
+use super::context::Context;
+use crate::device::Address;
+use crate::error::{Error, Result};
+
+/// Memory behind a range comes in chunks of at most this many bytes: a device with little left says so before much of it is taken.
+const CHUNK_BYTES: usize = 256 << 20;
+
+/// cuda.h: CUDA_ERROR_OUT_OF_MEMORY.
+const OUT_OF_MEMORY: u32 = 2;
+
+/// Where memory comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// By the virtual memory interface: granularity, and the chunks behind each range.
+    Virtual {
+        granularity: usize,
+        properties: Properties,
+        /// Who may read and write: the device, and those that can reach it.
+        access: Vec<sys::CUmemAccessDesc>,
+        ranges: Mutex<HashMap<u64, Vec<Chunk>>>,
+    },
+    /// By cuMemAlloc.
+    Plain,
+}
+
+/// What memory is made with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Properties {
+    device: sys::CUdevice,
+    /// Network cards may read and write it.
+    rdma: bool,
+}
+
+/// Memory behind a part of a range.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    handle: sys::CUmemGenericAllocationHandle,
+    bytes: usize,
+}
+
+impl Properties {
+    fn raw(self) -> sys::CUmemAllocationProp {
+        sys::CUmemAllocationProp {
+            type_: sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
+            requestedHandleTypes: sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+            location: location(self.device),
+            win32HandleMetaData: std::ptr::null_mut(),
+            allocFlags: sys::CUmemAllocationProp_st__bindgen_ty_1 {
+                compressionType: 0,
+                gpuDirectRDMACapable: u8::from(self.rdma),
+                usage: 0,
+                reserved: [0; 4],
+            },
+        }
+    }
+}
+
+impl Source {
+    /// The best that the device has.
+    pub(super) fn new(context: &Context, attribute: impl Fn(sys::CUdevice_attribute) -> i32) -> Result<Self> {
+        use sys::CUdevice_attribute as A;
+        let managed = attribute(A::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) != 0;
+        let as_files = attribute(A::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED) != 0;
+        if !(context.driver.has_virtual_memory && managed && as_files) {
+            return Ok(Self::Plain);
+        }
+        let rdma = attribute(A::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) != 0;
+        let properties = Properties { device: context.device, rdma };
+        let (inside, raw) = (context.enter()?, properties.raw());
+        let mut granularity = 0;
+        let recommended = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_RECOMMENDED;
+        // SAFETY: writes one number; the properties live as long as the call.
+        let code = unsafe { sys::cuMemGetAllocationGranularity(&mut granularity, &raw, recommended) } as u32;
+        inside.check("cuMemGetAllocationGranularity", code)?;
+        let access =
+            std::iter::once(context.device).chain(peers(context)?).map(|device| sys::CUmemAccessDesc {
+                location: location(device),
+                flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+            });
+        let (granularity, access) = (granularity.max(1), access.collect());
+        Ok(Self::Virtual { granularity, properties, access, ranges: Mutex::default() })
+    }
+
+    /// As [`Facts::memory`](crate::device::Facts::memory).
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Virtual { .. } => "virtual memory",
+            Self::Plain => "cuMemAlloc",
+        }
+    }
+
+    pub(super) fn take(&self, context: &Context, bytes: u64, what: &'static str) -> Result<(Address, u64)> {
+        let inside = context.enter()?;
+        let bytes = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
+        match self {
+            Self::Virtual { granularity, properties, access, ranges } => {
+                let bytes = bytes
+                    .checked_next_multiple_of(*granularity)
+                    .unwrap_or(usize::MAX / granularity * granularity);
+                let mut start = 0;
+                // SAFETY: writes one address, of the driver's choice.
+                let code = unsafe { sys::cuMemAddressReserve(&mut start, bytes, 0, 0, 0) } as u32;
+                inside.check("cuMemAddressReserve", code)?;
+                let mut range = Range { context, start, bytes, chunks: Vec::new() };
+                range.fill(*properties, *granularity, what)?;
+                range.open(access)?;
+                let chunks = std::mem::take(&mut range.chunks);
+                // Its parts are in the table now.
+                std::mem::forget(range);
+                ranges.lock().insert(start, chunks);
+                Ok((Address(start), bytes as u64))
+            }
+            Self::Plain => {
+                let mut start = 0;
+                // SAFETY: writes one address.
+                let code = unsafe { sys::cuMemAlloc_v2(&mut start, bytes) } as u32;
+                if code == OUT_OF_MEMORY {
+                    return Err(full(context, bytes, what));
+                }
+                inside.check("cuMemAlloc", code)?;
+                Ok((Address(start), bytes as u64))
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Device::give_back`](crate::device::Device::give_back).
+    pub(super) unsafe fn give_back(&self, context: &Context, at: Address, bytes: u64) {
+        let Ok(_inside) = context.enter() else { return };
+        match self {
+            Self::Virtual { ranges, .. } => {
+                let Some(chunks) = ranges.lock().remove(&at.0) else { return };
+                drop(Range { context, start: at.0, bytes: bytes as usize, chunks });
+            }
+            // SAFETY: cuMemAlloc gave it, and the caller says that nobody uses it any more.
+            Self::Plain => context.note("cuMemFree", unsafe { sys::cuMemFree_v2(at.0) } as u32),
+        }
+    }
+}
+
+fn location(device: sys::CUdevice) -> sys::CUmemLocation {
+    sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: device }
+}
+
+/// The other devices that can reach this one's memory.
+fn peers(context: &Context) -> Result<Vec<sys::CUdevice>> {
+    let mut count = 0;
+    // SAFETY: writes one number.
+    context.check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) } as u32)?;
+    let mut peers = Vec::new();
+    for index in 0..count {
+        let (mut device, mut reaches) = (0, 0);
+        // SAFETY: writes one handle.
+        context.check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, index) } as u32)?;
+        if device != context.device {
+            // SAFETY: writes one number; both devices exist.
+            let code = unsafe { sys::cuDeviceCanAccessPeer(&mut reaches, device, context.device) } as u32;
+            context.check("cuDeviceCanAccessPeer", code)?;
+            peers.extend((reaches != 0).then_some(device));
+        }
+    }
+    Ok(peers)
+}
+
+/// A reserved range with memory behind its first part. Inside the context; undone on drop.
+struct Range<'a> {
+    context: &'a Context,
+    start: u64,
+    bytes: usize,
+    chunks: Vec<Chunk>,
+}
+
+impl Range<'_> {
+    fn filled(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.bytes).sum()
+    }
+
+    /// Puts memory behind all of it.
+    fn fill(&mut self, properties: Properties, granularity: usize, what: &'static str) -> Result<()> {
+        let raw = properties.raw();
+        while self.filled() < self.bytes {
+            let bytes = (self.bytes - self.filled()).min(CHUNK_BYTES.next_multiple_of(granularity));
+            let mut handle = 0;
+            // SAFETY: writes one handle; the properties live as long as the call.
+            let code = unsafe { sys::cuMemCreate(&mut handle, bytes, &raw, 0) } as u32;
+            if code == OUT_OF_MEMORY {
+                return Err(full(self.context, self.bytes, what));
+            }
+            self.context.check("cuMemCreate", code)?;
+            let at = self.start + self.filled() as u64;
+            // SAFETY: the part is reserved and has nothing behind it; the handle is new.
+            let code = unsafe { sys::cuMemMap(at, bytes, 0, handle, 0) } as u32;
+            if let Err(error) = self.context.check("cuMemMap", code) {
+                // SAFETY: made above, mapped nowhere.
+                self.context.note("cuMemRelease", unsafe { sys::cuMemRelease(handle) } as u32);
+                return Err(error);
+            }
+            self.chunks.push(Chunk { handle, bytes });
+        }
+        Ok(())
+    }
+
+    /// Lets these devices read and write.
+    fn open(&self, access: &[sys::CUmemAccessDesc]) -> Result<()> {
+        // SAFETY: the whole range has memory behind it; the descriptions live as long as the call.
+        let code =
+            unsafe { sys::cuMemSetAccess(self.start, self.bytes, access.as_ptr(), access.len()) } as u32;
+        self.context.check("cuMemSetAccess", code)
+    }
+}
+
+impl Drop for Range<'_> {
+    fn drop(&mut self) {
+        let mut at = self.start;
+        for chunk in &self.chunks {
+            // SAFETY: mapped by `fill` at this place with this length; nobody uses it any more.
+            self.context.note("cuMemUnmap", unsafe { sys::cuMemUnmap(at, chunk.bytes) } as u32);
+            // SAFETY: created by `fill`, mapped nowhere now.
+            self.context.note("cuMemRelease", unsafe { sys::cuMemRelease(chunk.handle) } as u32);
+            at += chunk.bytes as u64;
+        }
+        // SAFETY: reserved with this length; nothing is mapped in it any more.
+        self.context
+            .note("cuMemAddressFree", unsafe { sys::cuMemAddressFree(self.start, self.bytes) } as u32);
+    }
+}
+
+fn full(context: &Context, wanted: usize, what: &'static str) -> Error {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: writes two numbers; the caller is inside the context.
+    let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } as u32;
+    context.note("cuMemGetInfo", code);
+    Error::DeviceFull {
+        device: context.name.clone(),
+        what,
+        wanted_bytes: wanted as u64,
+        free_bytes: free as u64,
+        total_bytes: total as u64,
+    }
+}

@@ -1,0 +1,376 @@
+//! CUDA: the only code that names cudarc.
+//!
+//! By cudarc's raw functions, whose errors are checked here: its safe layer reports a destructor's error from an unrelated call, binds contexts for
+//! good, and synchronises at the first stream. Every call enters the device's primary context and leaves it, with the capture mode of the
+//! thread set to relaxed meanwhile: neither a framework's current device nor a capture of the user's is disturbed.
+//!
+//! Errors come back as numbers: cudarc's enum of them ends with CUDA 12.0, and later drivers know more.
+#![allow(unsafe_code)]
+
+mod context;
+mod driver;
+mod kernels;
+mod memory;
+mod pinned;
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock, Weak};
+
+use cudarc::driver::sys;
+use forebay_kernels::Launch;
+use parking_lot::Mutex;
+
+use crate::device::{Address, Capture, Device, Facts, RawEvent, RawStream};
+use crate::error::{Error, Result};
+use crate::which::Which;
+
+use context::Context;
+use kernels::Kernels;
+use memory::Source;
+
+/// cuda.h: CUDA_ERROR_NOT_READY, the answer to a question, not an error.
+const NOT_READY: u32 = 600;
+
+/// A CUDA device. One for each device and process, however many ask for it.
+#[derive(Debug)]
+pub struct CudaDevice {
+    facts: Facts,
+    memory: Source,
+    kernels: OnceLock<Kernels>,
+    /// What is pinned: address and length.
+    pinned: Mutex<Vec<(usize, usize)>>,
+    // Dropped last.
+    context: Context,
+}
+
+/// The devices that somebody uses, by index.
+static OPEN: Mutex<Vec<Weak<CudaDevice>>> = Mutex::new(Vec::new());
+
+impl CudaDevice {
+    /// How many devices this process sees.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoDevice`].
+    pub fn count() -> Result<u32> {
+        driver::driver()?;
+        let mut count = 0;
+        // SAFETY: writes one number.
+        let code = unsafe { sys::cuDeviceGetCount(&mut count) } as u32;
+        let (name, text) = if code == 0 { Default::default() } else { driver::words(code) };
+        match code {
+            0 => Ok(count.max(0) as u32),
+            _ => Err(Error::NoDriver { what: format!("cuDeviceGetCount failed: {name} ({code}), {text}") }),
+        }
+    }
+
+    /// Opens a device, or gives the one that is open.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoDevice`], [`Error::Driver`].
+    pub fn open(which: &Which) -> Result<Arc<dyn Device>> {
+        let count = Self::count()?;
+        let uuids = || (0..count as i32).map(|index| Ok(uuid(device_at(index)?))).collect::<Result<Vec<_>>>();
+        let index = which.choose(count, uuids)?;
+        let mut open = OPEN.lock();
+        open.retain(|device| device.strong_count() > 0);
+        if let Some(device) = open.iter().filter_map(Weak::upgrade).find(|device| device.facts.index == index)
+        {
+            if !device.context.is_forked() {
+                return Ok(device);
+            }
+            return Err(Error::Forked { device: device.facts.name.clone() });
+        }
+        let device = Arc::new(Self::new(index)?);
+        open.push(Arc::downgrade(&device));
+        Ok(device)
+    }
+
+    fn new(index: i32) -> Result<Self> {
+        let driver = driver::driver()?;
+        let device = device_at(index)?;
+        let model = name_of(device);
+        let name: Arc<str> = format!("cuda:{index} ({model})").into();
+        let context = Context::retain(driver, device, name.clone())?;
+        let attribute = |attribute| {
+            let mut value = 0;
+            // SAFETY: writes one number. An attribute that the driver doesn't know is an error, and counts as 0.
+            let code = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) } as u32;
+            if code == 0 { value } else { 0 }
+        };
+        use sys::CUdevice_attribute as A;
+        let memory = Source::new(&context, attribute)?;
+        let mut total = 0;
+        // SAFETY: writes one number.
+        context.check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut total, device) } as u32)?;
+        let facts = Facts {
+            name,
+            index,
+            dlpack_type: 2,
+            uuid: uuid(device),
+            total_bytes: total as u64,
+            capability: (
+                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+            ),
+            driver: driver.version,
+            memory: memory.name(),
+        };
+        Ok(Self { facts, memory, kernels: OnceLock::new(), pinned: Mutex::default(), context })
+    }
+
+    fn kernels(&self) -> Result<&Kernels> {
+        if let Some(kernels) = self.kernels.get() {
+            return Ok(kernels);
+        }
+        let loaded = Kernels::load(&self.context, forebay_kernels::PTX, &forebay_kernels::NAMES)?;
+        let mut lost = Some(loaded);
+        let kernels = self.kernels.get_or_init(|| lost.take().unwrap_or_else(|| unreachable!("called once")));
+        if let Some(second) = lost {
+            // Another thread was faster.
+            second.unload(&self.context);
+        }
+        Ok(kernels)
+    }
+
+    /// Parts of a host range, none of which crosses the edge of two registrations.
+    fn parts(&self, start: usize, bytes: usize) -> Vec<(usize, usize)> {
+        let pinned = self.pinned.lock();
+        let base = pinned.iter().find(|(at, len)| *at <= start && start < at + len).map(|(at, _)| *at);
+        match base {
+            Some(base) => pinned::parts(start - base, bytes),
+            None => vec![(0, bytes)],
+        }
+    }
+}
+
+fn device_at(index: i32) -> Result<sys::CUdevice> {
+    let mut device = 0;
+    // SAFETY: writes one handle.
+    match unsafe { sys::cuDeviceGet(&mut device, index) } as u32 {
+        0 => Ok(device),
+        code => {
+            let (name, text) = driver::words(code);
+            let device = format!("cuda:{index}").into();
+            Err(Error::Driver { call: "cuDeviceGet", device, code, name, text })
+        }
+    }
+}
+
+fn name_of(device: sys::CUdevice) -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: writes at most so many bytes, and ends them with NUL.
+    let code = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device) } as u32;
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(0);
+    if code == 0 { String::from_utf8_lossy(&name[..end]).into_owned() } else { "unnamed".into() }
+}
+
+/// As nvidia-smi writes it; "MIG-…" is said by the version of the function that knows instances.
+fn uuid(device: sys::CUdevice) -> Option<String> {
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: writes 16 bytes.
+    let code = unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) } as u32;
+    let hex: String = uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
+    (code == 0)
+        .then(|| format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}
+
+fn stream(raw: RawStream) -> sys::CUstream {
+    std::ptr::with_exposed_provenance_mut(raw.0 as usize)
+}
+
+fn event(raw: RawEvent) -> sys::CUevent {
+    std::ptr::with_exposed_provenance_mut(raw.0 as usize)
+}
+
+impl Device for CudaDevice {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)> {
+        self.memory.take(&self.context, bytes, what)
+    }
+
+    unsafe fn give_back(&self, at: Address, bytes: u64) {
+        // SAFETY: as the caller promises.
+        unsafe { self.memory.give_back(&self.context, at, bytes) };
+    }
+
+    fn create_stream(&self) -> Result<RawStream> {
+        let inside = self.context.enter()?;
+        let mut stream = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let code =
+            unsafe { sys::cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }
+                as u32;
+        inside.check("cuStreamCreate", code)?;
+        Ok(RawStream(stream.expose_provenance() as u64))
+    }
+
+    unsafe fn drop_stream(&self, raw: RawStream) {
+        let Ok(_inside) = self.context.enter() else { return };
+        // SAFETY: the caller's, and its last use.
+        self.context.note("cuStreamDestroy", unsafe { sys::cuStreamDestroy_v2(stream(raw)) } as u32);
+    }
+
+    fn create_event(&self) -> Result<RawEvent> {
+        let inside = self.context.enter()?;
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let code =
+            unsafe { sys::cuEventCreate(&mut event, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32) }
+                as u32;
+        inside.check("cuEventCreate", code)?;
+        Ok(RawEvent(event.expose_provenance() as u64))
+    }
+
+    unsafe fn drop_event(&self, raw: RawEvent) {
+        let Ok(_inside) = self.context.enter() else { return };
+        // SAFETY: the caller's, and its last use.
+        self.context.note("cuEventDestroy", unsafe { sys::cuEventDestroy_v2(event(raw)) } as u32);
+    }
+
+    fn record(&self, raw: RawEvent, on: RawStream) -> Result<()> {
+        let inside = self.context.enter()?;
+        // SAFETY: both exist: the event is ours, and a foreign stream is named by its owner.
+        inside.check("cuEventRecord", unsafe { sys::cuEventRecord(event(raw), stream(on)) } as u32)
+    }
+
+    fn record_all(&self, raw: RawEvent) -> Result<bool> {
+        let Some(record_all) = self.context.driver.record_all else { return Ok(false) };
+        let inside = self.context.enter()?;
+        // SAFETY: the context is retained, the event ours.
+        inside.check("cuCtxRecordEvent", unsafe { record_all(self.context.raw, event(raw)) })?;
+        Ok(true)
+    }
+
+    fn wait(&self, on: RawStream, raw: RawEvent) -> Result<()> {
+        let inside = self.context.enter()?;
+        // SAFETY: as in `record`.
+        inside.check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream(on), event(raw), 0) } as u32)
+    }
+
+    fn is_done(&self, raw: RawEvent) -> Result<bool> {
+        let inside = self.context.enter()?;
+        // SAFETY: the event is ours.
+        match unsafe { sys::cuEventQuery(event(raw)) } as u32 {
+            NOT_READY => Ok(false),
+            code => inside.check("cuEventQuery", code).map(|()| true),
+        }
+    }
+
+    fn block_on(&self, raw: RawEvent) -> Result<()> {
+        let inside = self.context.enter()?;
+        // SAFETY: the event is ours.
+        inside.check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(event(raw)) } as u32)
+    }
+
+    fn block_on_all(&self) -> Result<()> {
+        let inside = self.context.enter()?;
+        // SAFETY: waits for the current context, which is ours.
+        inside.check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() } as u32)
+    }
+
+    fn capture_of(&self, raw: RawStream) -> Result<Capture> {
+        let inside = self.context.enter()?;
+        if raw != RawStream::LEGACY && raw != RawStream::PER_THREAD {
+            let mut owner = std::ptr::null_mut();
+            // SAFETY: the stream's owner names it; writes one handle.
+            inside.check("cuStreamGetCtx", unsafe { sys::cuStreamGetCtx(stream(raw), &mut owner) } as u32)?;
+            if owner != self.context.raw {
+                return Err(Error::Stream {
+                    stream: raw.0,
+                    what: "it belongs to another device than the batch",
+                });
+            }
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: as above; writes one number.
+        inside.check("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(stream(raw), &mut status) }
+            as u32)?;
+        Ok(match status {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Capture::None,
+            _ => Capture::Active,
+        })
+    }
+
+    unsafe fn copy_in(&self, from: *const u8, to: Address, bytes: usize, on: RawStream) -> Result<()> {
+        let inside = self.context.enter()?;
+        for (offset, len) in self.parts(from.addr(), bytes) {
+            // SAFETY: both ranges are the caller's until the stream has done the copy.
+            let code = unsafe {
+                sys::cuMemcpyHtoDAsync_v2(to.0 + offset as u64, from.add(offset).cast(), len, stream(on))
+            } as u32;
+            inside.check("cuMemcpyHtoDAsync", code)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn copy_out(&self, from: Address, to: *mut u8, bytes: usize, on: RawStream) -> Result<()> {
+        let inside = self.context.enter()?;
+        for (offset, len) in self.parts(to.addr(), bytes) {
+            // SAFETY: as in `copy_in`.
+            let code = unsafe {
+                sys::cuMemcpyDtoHAsync_v2(to.add(offset).cast(), from.0 + offset as u64, len, stream(on))
+            } as u32;
+            inside.check("cuMemcpyDtoHAsync", code)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn copy_within(&self, from: Address, to: Address, bytes: usize, on: RawStream) -> Result<()> {
+        let inside = self.context.enter()?;
+        // SAFETY: as in `copy_in`.
+        inside
+            .check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, stream(on)) }
+                as u32)
+    }
+
+    unsafe fn launch(&self, kernel: &'static str, how: Launch, argument: &[u8], on: RawStream) -> Result<()> {
+        let kernels = self.kernels()?;
+        let inside = self.context.enter()?;
+        let function = kernels.get(&self.context, kernel)?;
+        let ([x, y, z], [i, j, k]) = (how.grid, how.block);
+        let mut parameters = [argument.as_ptr().cast_mut().cast()];
+        // SAFETY: the driver copies the one argument before it returns; the memory that it names is the caller's until the stream is done.
+        let code = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                i,
+                j,
+                k,
+                0,
+                stream(on),
+                parameters.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        } as u32;
+        inside.check("cuLaunchKernel", code)
+    }
+
+    fn pin(&self, start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+        pinned::pin(&self.context, start, bytes)?;
+        self.pinned.lock().push((start.addr().get(), bytes));
+        Ok(())
+    }
+
+    fn unpin(&self, start: NonNull<u8>, bytes: usize) {
+        if self.context.is_forked() {
+            return;
+        }
+        self.pinned.lock().retain(|&(at, _)| at != start.addr().get());
+        pinned::unpin(&self.context, start, bytes);
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        if let Some(kernels) = self.kernels.get() {
+            kernels.unload(&self.context);
+        }
+    }
+}
