@@ -5,8 +5,9 @@
 //! and nobody blocks; [`DeviceMemory::take`] looks along that line.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::device::{Address, Device, Event};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ struct Shared {
     base: Address,
     bytes: u64,
     state: Mutex<State>,
+    /// A piece was let go.
+    let_go: Condvar,
 }
 
 #[derive(Debug)]
@@ -70,7 +73,13 @@ impl DeviceMemory {
         let (base, bytes) = device.take(limit_bytes, "gpu_memory_limit")?;
         let state = State { free: vec![(0, bytes)], retired: Vec::new(), used: 0, peak: 0 };
         Ok(Self {
-            shared: Arc::new(Shared { device: device.clone(), base, bytes, state: Mutex::new(state) }),
+            shared: Arc::new(Shared {
+                device: device.clone(),
+                base,
+                bytes,
+                state: Mutex::new(state),
+                let_go: Condvar::new(),
+            }),
         })
     }
 
@@ -142,6 +151,14 @@ impl DeviceMemory {
         let mut state = self.shared.state.lock();
         state.free_up(first.offset, first.bytes);
         Ok(true)
+    }
+
+    /// Blocks until somebody lets a piece go, and no longer than `slice`. For those to whom [`Self::wait_for_retired`] said false.
+    pub fn wait_for_holders(&self, slice: Duration) {
+        let mut state = self.shared.state.lock();
+        if state.retired.is_empty() {
+            self.shared.let_go.wait_for(&mut state, slice);
+        }
     }
 }
 
@@ -222,6 +239,8 @@ impl Drop for DeviceSlab {
         } else {
             state.retired.push(Retired { offset: self.offset, bytes, guards });
         }
+        drop(state);
+        self.shared.let_go.notify_all();
     }
 }
 

@@ -59,10 +59,20 @@ impl Staging {
     /// # Errors
     /// The driver's. What was started before is finished, and the slot kept until it is.
     pub fn copy(&mut self, slot: Box<dyn Slot>, to: &mut [DeviceSlab]) -> Result<Arc<Event>> {
+        self.copy_at(slot, to, 0)
+    }
+
+    /// As [`Self::copy`], to `offset` bytes behind the start of each target.
+    pub fn copy_at(&mut self, slot: Box<dyn Slot>, to: &mut [DeviceSlab], offset: u64) -> Result<Arc<Event>> {
         let mut started = Ok(());
         for (part, to) in slot.parts().into_iter().zip(to.iter()) {
-            assert!(part.len() as u64 <= to.len(), "{} bytes for a target of {}", part.len(), to.len());
-            started = self.start(part, to);
+            assert!(
+                offset + part.len() as u64 <= to.len(),
+                "{} bytes for a target of {}",
+                part.len(),
+                to.len()
+            );
+            started = self.start(part, to, offset);
             if started.is_err() {
                 break;
             }
@@ -85,10 +95,12 @@ impl Staging {
     }
 
     #[allow(unsafe_code)]
-    fn start(&self, part: &[u8], to: &DeviceSlab) -> Result<()> {
+    fn start(&self, part: &[u8], to: &DeviceSlab, offset: u64) -> Result<()> {
         // SAFETY: the slot keeps the bytes in place, and `in_flight` the slot, until the stream has done this; the target is the caller's, and
         // guarded by an event behind this.
-        unsafe { self.device.copy_in(part.as_ptr(), to.address(), part.len(), self.stream.raw()) }
+        unsafe {
+            self.device.copy_in(part.as_ptr(), to.address().offset(offset), part.len(), self.stream.raw())
+        }
     }
 
     /// Lets go of slots whose copies are done. Never blocks.

@@ -1,7 +1,10 @@
 //! What the consumer gets: named columns of one batch, in memory that is its own until it lets go.
 
+use std::sync::Arc;
+
 use forebay_cache::Lease;
 
+use crate::device::Resident;
 use crate::dtype::DType;
 
 /// One batch of one rank.
@@ -26,6 +29,8 @@ pub struct Batch {
 pub enum Column {
     /// One array with the rows as first dimension.
     Dense(Array),
+    /// As `Dense`, in the memory of a device.
+    Device(DeviceArray),
     /// One array per row (`ragged=True`).
     Ragged(Vec<Array>),
     /// One str per row.
@@ -47,6 +52,17 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// `dtype.size() * shape.product()` bytes, aligned to 64.
     pub data: Lease,
+}
+
+/// A C-contiguous array in the memory of a device, exclusively the consumer's until its last clone and its last export are dropped.
+#[derive(Clone, Debug)]
+pub struct DeviceArray {
+    /// Type of the elements, native byte order.
+    pub dtype: DType,
+    /// Sizes of the dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// `dtype.size() * shape.product()` bytes, aligned to 512.
+    pub memory: Arc<Resident>,
 }
 
 /// UTF-8 in memory that counts against `host_memory_limit` until it is dropped.

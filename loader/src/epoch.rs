@@ -8,10 +8,11 @@ use forebay_cache::memory::{Budget, Region};
 use forebay_cache::object::BLOCK_BYTES;
 use futures::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::catalog::{Catalog, discover};
+use crate::device::{DevicePlace, Mover};
 use crate::error::Result;
 use crate::field::FieldKind;
 use crate::memory::{Parts, Split};
@@ -24,7 +25,7 @@ use crate::pipeline::slot::Layout;
 use crate::pipeline::sorted::SortedLabels;
 use crate::pipeline::values::Values;
 use crate::plan::{EpochCut, EpochRng, Order, OrderMode, OrderSpec, Piece, Readers, World};
-use crate::prefetch::{Planner, room_units};
+use crate::prefetch::{Out, Planner, room_units};
 use crate::readahead::Approach;
 use crate::report::Reporter;
 use crate::session::Session;
@@ -62,6 +63,7 @@ pub(crate) struct Workplace {
     pub(crate) account: Arc<Account>,
     pub(crate) reporter: Reporter,
     pub(crate) sorted: Arc<SortedLabels>,
+    pub(crate) device: Option<Arc<DevicePlace>>,
     pub(crate) trace: Option<Trace>,
 }
 
@@ -162,7 +164,7 @@ impl Epoch {
         let near = near.map(|horizon| Approach { horizon, ..far.clone() });
         let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
         let shop = workshop(place, options, order.spec().clone(), Some(order));
-        let (mut epoch, over) = Self::start(place, options, shop, walk, reached);
+        let (mut epoch, over) = Self::start(place, options, shop, walk, reached)?;
         let (runtime, cache) = (place.session.handle(), place.session.cache());
         epoch.tasks.push(runtime.spawn(far.prefetch(cache.clone())).abort_handle());
         epoch.tasks.extend(near.map(|near| runtime.spawn(near.hold(cache.clone())).abort_handle()));
@@ -170,14 +172,18 @@ impl Epoch {
     }
 
     /// Starts to make batches in storage order on one rank, as samples are found: no count is known yet.
-    pub(crate) fn discovered(place: &Workplace, options: &LoaderOptions, spec: OrderSpec) -> (Self, Over) {
+    pub(crate) fn discovered(
+        place: &Workplace,
+        options: &LoaderOptions,
+        spec: OrderSpec,
+    ) -> Result<(Self, Over)> {
         let (samples, looking) = discover(&place.catalog, &place.session.handle());
         let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
         let shop = workshop(place, options, spec, None);
         let (mut epoch, over) =
-            Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0);
+            Self::start(place, options, shop, Walk::Discovered(walk), watch::channel(0).0)?;
         epoch.tasks.push(looking);
-        (epoch, over)
+        Ok((epoch, over))
     }
 
     fn start(
@@ -186,13 +192,22 @@ impl Epoch {
         shop: Workshop,
         walk: Walk,
         reached: watch::Sender<u64>,
-    ) -> (Self, Over) {
+    ) -> Result<(Self, Over)> {
         let ready = Arc::new(Ready::new(place.trace.clone()));
         let room_units = room_units(place.reads.capacity_bytes());
         let number = shop.spec.epoch;
         let running = shop.running.subscribe();
+        let shop = Arc::new(shop);
+        let out = match &place.device {
+            None => Out::Ready(ready.clone()),
+            Some(device) => {
+                let (moving, arriving) = mpsc::channel(options.prefetch_factor);
+                Mover::start(device, shop.clone(), ready.clone(), arriving)?;
+                Out::Device(moving)
+            }
+        };
         let planner = Planner {
-            shop: Arc::new(shop),
+            shop,
             walk,
             layout: place.layout.clone(),
             batches: place.batches.clone(),
@@ -202,7 +217,7 @@ impl Epoch {
             room_units: room_units as u32,
             reached,
         };
-        let (work, open) = (planner.run(ready.clone()), ready.clone());
+        let (work, open) = (planner.run(out), ready.clone());
         let guarded = async move {
             // A bug in the planner ends the epoch with an error, never in silence.
             if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
@@ -212,7 +227,7 @@ impl Epoch {
         };
         let planner = place.session.handle().spawn(guarded);
         let tasks = vec![planner.abort_handle()];
-        (Self { number, ready, delivered: 0, tasks }, Over { planner, running })
+        Ok((Self { number, ready, delivered: 0, tasks }, Over { planner, running }))
     }
 }
 

@@ -23,6 +23,9 @@ pub enum Error {
     /// The bytes could not be had.
     #[error(transparent)]
     Cache(forebay_cache::Error),
+    /// The device, or its driver, can't do what is asked for.
+    #[error(transparent)]
+    Device(#[from] forebay_gpu::Error),
     /// A shard that can't be read as what it claims to be.
     #[error("{location}: byte {offset}: {what}")]
     Shard {

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod dataset;
 pub mod decode;
+pub mod device;
 pub mod dtype;
 mod epoch;
 pub mod error;

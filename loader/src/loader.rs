@@ -15,6 +15,7 @@ use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
 use crate::checkpoint::State;
+use crate::device::DevicePlace;
 use crate::epoch::{Epoch, Workplace};
 use crate::error::{Error, Result};
 use crate::memory::Shares;
@@ -73,6 +74,11 @@ impl Loader {
             .thread_name(|index| format!("forebay-decode-{index}"))
             .build()
             .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
+        let device = options
+            .device
+            .as_ref()
+            .map(|settings| DevicePlace::open(settings, &session, &layout, &options, &reporter));
+        let device = device.transpose()?.map(Arc::new);
         let shards =
             session.block_on(resolve(&options.sources, session.cache(), session.origin(), &reporter))?;
         let catalog = Catalog::new(
@@ -106,6 +112,7 @@ impl Loader {
             account: Arc::new(Account::new(options.max_errors)),
             reporter,
             sorted: Arc::default(),
+            device,
             trace: options.trace.clone(),
         };
         if let Some(trace) = &place.trace {
@@ -150,7 +157,7 @@ impl Loader {
         position.left = false;
         if self.discovers(&position) {
             let spec = self.options_order(Arc::new([]), position.progress.epoch);
-            position.run(Epoch::discovered(&self.place, &self.options, spec));
+            position.run(Epoch::discovered(&self.place, &self.options, spec)?);
             return Ok(());
         }
         let (spec, _) = self.order(&mut position)?;
@@ -349,6 +356,7 @@ impl Loader {
             host_memory_peak_bytes: place.peak_bytes() as u64 + cache.ram_limit_bytes,
             offline: cache.offline,
             notes: place.reporter.said(),
+            device: place.device.as_ref().map(|device| device.stats()),
             cache,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::device::DeviceSettings;
 use crate::error::{Error, Result};
 use crate::field::{Field, FieldKind};
 use crate::plan::OrderMode;
@@ -44,6 +45,8 @@ pub struct LoaderOptions {
     pub on_error: OnError,
     /// Most samples that may be skipped per loader before it is an error after all.
     pub max_errors: u64,
+    /// The device that batches go to. `None`: host memory.
+    pub device: Option<DeviceSettings>,
     /// Where bytes are kept.
     pub cache: CacheSettings,
     /// Records what the loader does when. `None`: nothing does.
@@ -98,6 +101,7 @@ impl LoaderOptions {
             timeout: None,
             on_error: OnError::Raise,
             max_errors: 0,
+            device: None,
             cache,
             trace: None,
         }

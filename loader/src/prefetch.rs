@@ -8,8 +8,9 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::device::Moving;
 use crate::error::{Error, Result};
-use crate::pipeline::queue::{Ready, Stage};
+use crate::pipeline::queue::{Made, Ready, Stage};
 use crate::pipeline::row::{Done, Job, Workshop, panicked};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
@@ -50,6 +51,33 @@ enum Coming {
     Failed(Error),
 }
 
+/// Where finished batches go.
+pub(crate) enum Out {
+    /// To the consumer.
+    Ready(Arc<Ready>),
+    /// To a device first.
+    Device(mpsc::Sender<Moving>),
+}
+
+impl Out {
+    /// False where nobody takes them any more.
+    async fn put(&self, batch: Made, permit: Option<OwnedSemaphorePermit>) -> bool {
+        match self {
+            Self::Ready(ready) => {
+                ready.put(batch, permit);
+                true
+            }
+            Self::Device(moving) => moving.send((batch, permit)).await.is_ok(),
+        }
+    }
+
+    fn end(self) {
+        if let Self::Ready(ready) = self {
+            ready.end();
+        }
+    }
+}
+
 /// A row's room for reads.
 enum Turn {
     Come(OwnedSemaphorePermit),
@@ -83,9 +111,9 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl Planner {
     /// Runs to the end of the epoch or to the first error, which comes behind the batches before it.
-    pub(crate) async fn run(mut self, ready: Arc<Ready>) {
+    pub(crate) async fn run(mut self, out: Out) {
         let (coming, arrivals) = mpsc::channel(self.ahead.available_permits().max(1));
-        let finish = finish(arrivals, self.shop.clone(), ready);
+        let finish = finish(arrivals, self.shop.clone(), out);
         let walk = async {
             if let Err(error) = self.walk(&coming).await {
                 drop(coming.send(Coming::Failed(error)).await);
@@ -204,7 +232,7 @@ pub(crate) fn room_units(bytes: usize) -> usize {
 }
 
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
-async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, ready: Arc<Ready>) {
+async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: Out) {
     while let Some(coming) = arrivals.recv().await {
         let (batch, permit) = match coming {
             Coming::Failed(error) => (Err(error), None),
@@ -222,12 +250,11 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, ready
             }
         };
         let failed = batch.is_err();
-        ready.put(batch, permit);
-        if failed {
+        if !out.put(batch, permit).await || failed {
             break;
         }
     }
-    ready.end();
+    out.end();
 }
 
 fn assemble(

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::device::DeviceStats;
+
 /// A loader's account since it was opened; every figure only grows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LoaderStats {
@@ -45,6 +47,8 @@ pub struct LoaderStats {
     pub offline: bool,
     /// What was announced, each thing once.
     pub notes: Vec<String>,
+    /// What the device did, where batches go to one.
+    pub device: Option<DeviceStats>,
     /// The cache's own counters, shared by all loaders of the folder in this process.
     pub cache: forebay_cache::CacheStats,
 }

@@ -150,6 +150,11 @@ impl Arena {
         Ok(())
     }
 
+    /// True where these bytes lie in it.
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        self.ground.offset_of(bytes).is_some()
+    }
+
     /// True where a device has it pinned.
     pub fn is_pinned(&self) -> bool {
         self.ground.mapping.pinned.get().is_some()

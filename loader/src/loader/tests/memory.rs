@@ -142,6 +142,7 @@ fn a_loader_in_a_process_of_its_own() {
 fn bytes_of(column: &Column) -> usize {
     match column {
         Column::Dense(array) => array.data.len(),
+        Column::Device(array) => array.memory.bytes() as usize,
         Column::Ragged(arrays) => arrays.iter().map(|array| array.data.len()).sum(),
         Column::Text(rows) | Column::Json(rows) => rows.iter().map(|text| text.as_str().len()).sum(),
         Column::Bytes(rows) => rows.iter().map(|bytes| bytes.len()).sum(),

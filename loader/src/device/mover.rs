@@ -1,0 +1,151 @@
+//! Moves finished batches to the device, on a thread of its own: it may wait for the driver.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use forebay_cache::Lease;
+use forebay_gpu::{DeviceSlab, Event, Slot, Staging};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::resident::Resident;
+use super::{BOUNCE_PIECE, DevicePlace};
+use crate::batch::{Array, Batch, Column, DeviceArray};
+use crate::error::{Error, Result};
+use crate::pipeline::queue::{Made, Ready, Stage};
+use crate::pipeline::row::Workshop;
+
+/// How often a wait for the consumer looks whether the epoch still runs.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// A batch on its way to the device, with its place among those ahead of the consumer.
+pub(crate) type Moving = (Made, Option<OwnedSemaphorePermit>);
+
+/// Bytes of an array, or of a part of one that is on its way.
+struct HostBytes(Lease);
+
+// SAFETY: a lease keeps its bytes where they are, and nobody writes to them.
+#[allow(unsafe_code)]
+unsafe impl Slot for HostBytes {
+    fn parts(&self) -> Vec<&[u8]> {
+        vec![&self.0]
+    }
+}
+
+/// The thread's state.
+pub(crate) struct Mover {
+    place: Arc<DevicePlace>,
+    staging: Staging,
+    arriving: mpsc::Receiver<Moving>,
+    shop: Arc<Workshop>,
+}
+
+impl Mover {
+    /// Starts the thread; it ends with the last batch, or when nobody makes any.
+    pub(crate) fn start(
+        place: &Arc<DevicePlace>,
+        shop: Arc<Workshop>,
+        ready: Arc<Ready>,
+        arriving: mpsc::Receiver<Moving>,
+    ) -> Result<()> {
+        let staging = Staging::new(&place.device)?;
+        let mover = Self { place: place.clone(), staging, arriving, shop };
+        let run = move || {
+            // A bug ends the epoch with an error, never in silence.
+            let at_work = ready.clone();
+            let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run(&at_work)));
+            if let Err(panic) = moved {
+                ready.put(Err(crate::pipeline::row::panicked(&*panic)), None);
+            }
+            ready.end();
+        };
+        std::thread::Builder::new()
+            .name("forebay-gpu".into())
+            .spawn(run)
+            .map(drop)
+            .map_err(|error| Error::config(format!("a thread for the device can't be started: {error}")))
+    }
+
+    fn run(mut self, ready: &Ready) {
+        while let Some((made, permit)) = self.arriving.blocking_recv() {
+            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch)?, after)));
+            let failed = moved.is_err();
+            ready.put(moved, permit);
+            if failed {
+                break;
+            }
+        }
+    }
+
+    /// A batch whose arrays are on the device, or on their way there.
+    fn batch(&mut self, batch: Batch) -> Result<Batch> {
+        self.staging.collect()?;
+        let columns = batch.columns.into_iter().map(|(name, column)| {
+            Ok(match column {
+                Column::Dense(array) => {
+                    let array = self.array(&name, array)?;
+                    (name, Column::Device(array))
+                }
+                other => (name, other),
+            })
+        });
+        let columns = columns.collect::<Result<_>>()?;
+        Ok(Batch { columns, ..batch })
+    }
+
+    fn array(&mut self, name: &str, array: Array) -> Result<DeviceArray> {
+        let mut to = [self.room(array.data.len() as u64, name)?];
+        self.place.copied_bytes.fetch_add(array.data.len() as u64, Relaxed);
+        let ready = if self.place.arena().contains(&array.data) {
+            self.staging.copy(Box::new(HostBytes(array.data)), &mut to)?
+        } else {
+            self.bounced(&array.data, &mut to)?
+        };
+        let [slab] = to;
+        let memory = Arc::new(Resident::new(slab, ready, self.place.clone()));
+        Ok(DeviceArray { dtype: array.dtype, shape: array.shape, memory })
+    }
+
+    /// Copies bytes of the heap over pinned memory, piece by piece.
+    fn bounced(&mut self, bytes: &[u8], to: &mut [DeviceSlab; 1]) -> Result<Arc<Event>> {
+        let mut ready = None;
+        let mut offset = 0;
+        for piece in bytes.chunks(BOUNCE_PIECE) {
+            let mut slab = loop {
+                self.staging.collect()?;
+                if let Some(slab) = self.place.bounce.try_allocate(BOUNCE_PIECE) {
+                    break slab;
+                }
+                if !self.staging.wait_for_one()? {
+                    // Somebody else copies to the host over it.
+                    break self.place.session.block_on(self.place.bounce.allocate(BOUNCE_PIECE))?;
+                }
+            };
+            slab[..piece.len()].copy_from_slice(piece);
+            let part = slab.freeze().slice(0..piece.len());
+            ready = Some(self.staging.copy_at(Box::new(HostBytes(part)), to, offset)?);
+            offset += piece.len() as u64;
+        }
+        match ready {
+            Some(ready) => Ok(ready),
+            None => Ok(self.staging.copy(Box::new(HostBytes(Lease::from_vec(Vec::new()))), to)?),
+        }
+    }
+
+    /// Memory of the device: what is free, else what consumers are done with, else what they let go.
+    fn room(&mut self, bytes: u64, name: &str) -> Result<DeviceSlab> {
+        let _inside = self.shop.gauges.enter(Stage::Memory);
+        loop {
+            if let Some(slab) = self.place.memory.take(bytes, &format!("field {name:?}"))? {
+                return Ok(slab);
+            }
+            self.staging.collect()?;
+            if !self.place.memory.wait_for_retired()? {
+                if self.arriving.is_closed() {
+                    return Err(Error::Closed);
+                }
+                self.place.memory.wait_for_holders(SLICE);
+            }
+        }
+    }
+}

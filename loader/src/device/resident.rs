@@ -1,0 +1,176 @@
+//! A column in a device's memory, in the consumer's hands.
+//!
+//! The consumer's streams wait for the copy, not the CPU. When the consumer lets go, work that reads the column may still be queued on its
+//! streams: the memory is used again behind an event on each stream that the column was exported to, recorded when that export is let go.
+//! Where nobody knows the stream, behind everything that the device has to do.
+
+use std::sync::Arc;
+
+use forebay_gpu::device::Capture;
+use forebay_gpu::{Device, DeviceSlab, Event, Guard, RawStream};
+use parking_lot::Mutex;
+
+use super::{BOUNCE_PIECE, DevicePlace};
+use crate::error::{Error, Result};
+
+/// Bytes of one column on a device.
+#[derive(Debug)]
+pub struct Resident {
+    slab: DeviceSlab,
+    /// Behind the copy that fills it.
+    ready: Arc<Event>,
+    place: Arc<DevicePlace>,
+    /// Guards of exports that were let go, and streams that the consumer named besides.
+    used: Mutex<Used>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    guards: Vec<Guard>,
+    streams: Vec<RawStream>,
+    anywhere: bool,
+}
+
+/// Where a consumer works with a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumer {
+    /// On this stream, which waits for the column.
+    Stream(RawStream),
+    /// On streams that only it knows; it waits for the column itself, or asked not to.
+    Unknown,
+}
+
+/// A consumer's use of a column, from the handing over until it is let go.
+#[derive(Debug)]
+pub struct Export {
+    resident: Arc<Resident>,
+    consumer: Consumer,
+}
+
+impl Resident {
+    pub(super) fn new(slab: DeviceSlab, ready: Arc<Event>, place: Arc<DevicePlace>) -> Self {
+        Self { slab, ready, place, used: Mutex::default() }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.slab.device()
+    }
+
+    /// Its first byte, as the device counts.
+    pub fn address(&self) -> u64 {
+        self.slab.address().0
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> u64 {
+        self.slab.len()
+    }
+
+    /// Hands it to a consumer: the stream waits for the copy.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a stream of another device, and for one that is being captured: it is not touched.
+    pub fn export(self: &Arc<Self>, consumer: Consumer) -> Result<Export> {
+        if let Consumer::Stream(stream) = consumer {
+            self.check_stream(stream)?;
+            self.ready.wait_on(stream)?;
+        }
+        Ok(Export { resident: self.clone(), consumer })
+    }
+
+    /// The column is used on this stream too: it is not used again before what is queued there when the column is let go.
+    pub fn record_stream(&self, stream: RawStream) -> Result<()> {
+        self.check_stream(stream)?;
+        let mut used = self.used.lock();
+        if !used.streams.contains(&stream) {
+            used.streams.push(stream);
+        }
+        Ok(())
+    }
+
+    /// The column's address goes to somebody whose streams are unknown.
+    pub fn expose(&self) {
+        self.used.lock().anywhere = true;
+    }
+
+    fn check_stream(&self, stream: RawStream) -> Result<()> {
+        match self.device().capture_of(stream)? {
+            Capture::None => Ok(()),
+            Capture::Active => Err(Error::Device(forebay_gpu::Error::Stream {
+                stream: stream.0,
+                what: "it is being captured into a graph, which would keep the batch's address; copy the batch into a tensor of the graph's own \
+                       before the capture is replayed",
+            })),
+        }
+    }
+
+    /// A copy in host memory. Blocks until it is there.
+    #[allow(unsafe_code)]
+    pub fn to_host(&self) -> Result<Vec<u8>> {
+        let device = self.device();
+        let stream = forebay_gpu::Stream::new(device)?;
+        self.ready.wait_on(stream.raw())?;
+        let mut host = vec![0; self.bytes() as usize];
+        let mut at = self.slab.address();
+        for part in host.chunks_mut(BOUNCE_PIECE) {
+            let mut slab = self.place.session.block_on(self.place.bounce.allocate(BOUNCE_PIECE))?;
+            // SAFETY: the slab is ours alone, and kept until the event says that the copy is done (or for ever); the column is not written
+            // to while it lives.
+            let started = unsafe { device.copy_out(at, slab.as_mut_ptr(), part.len(), stream.raw()) };
+            let done = Event::record(device, stream.raw()).and_then(|event| event.block());
+            if let Err(error) = started.and(done) {
+                std::mem::forget(slab);
+                return Err(error.into());
+            }
+            part.copy_from_slice(&slab[..part.len()]);
+            at = at.offset(part.len() as u64);
+        }
+        Ok(host)
+    }
+
+    /// What stands for the work that a stream has queued now.
+    fn guard_on(&self, stream: RawStream) -> Guard {
+        let device = self.device();
+        // The default stream of a thread is another one wherever this runs; one that is captured can't be recorded on; one that is gone
+        // is refused.
+        let known = stream != RawStream::PER_THREAD && matches!(device.capture_of(stream), Ok(Capture::None));
+        match known.then(|| Event::record(device, stream)) {
+            Some(Ok(event)) => Guard::Event(Arc::new(event)),
+            _ => self.guard_everywhere(),
+        }
+    }
+
+    fn guard_everywhere(&self) -> Guard {
+        match Event::record_all(self.device()) {
+            Ok(Some(event)) => Guard::Event(Arc::new(event)),
+            _ => Guard::Everything,
+        }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let Used { guards, streams, anywhere } = std::mem::take(self.used.get_mut());
+        let named: Vec<Guard> = streams.into_iter().map(|stream| self.guard_on(stream)).collect();
+        let everywhere = anywhere.then(|| self.guard_everywhere());
+        guards.into_iter().chain(named).chain(everywhere).for_each(|guard| self.slab.guard(guard));
+    }
+}
+
+impl Export {
+    /// What was exported.
+    pub fn resident(&self) -> &Arc<Resident> {
+        &self.resident
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        let guard = match self.consumer {
+            Consumer::Stream(stream) => self.resident.guard_on(stream),
+            Consumer::Unknown => self.resident.guard_everywhere(),
+        };
+        self.resident.used.lock().guards.push(guard);
+    }
+}
