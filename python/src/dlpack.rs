@@ -131,7 +131,7 @@ fn export<M>(
 ) -> Result<*mut Exported<M>, forebay_loader::Error> {
     let data = array.get()?;
     let mut shape: Box<[i64]> = data.shape.iter().map(|&size| size as i64).collect();
-    let mut strides = strides(&shape);
+    let mut strides: Box<[i64]> = data.strides.iter().map(|&stride| stride as i64).collect();
     let (code, bits) = data.dtype.dlpack();
     let tensor = Tensor {
         data: data.data.as_ptr().cast_mut().cast(),
@@ -143,15 +143,6 @@ fn export<M>(
         byte_offset: 0,
     };
     Ok(Box::into_raw(Box::new(Exported { managed: describe(tensor), shape, strides, array })))
-}
-
-/// Elements from one index to the next in each dimension, for C order.
-fn strides(shape: &[i64]) -> Box<[i64]> {
-    let mut strides = vec![1_i64; shape.len()];
-    for at in (1..shape.len()).rev() {
-        strides[at - 1] = strides[at] * shape[at].max(1);
-    }
-    strides.into()
 }
 
 /// # Safety
