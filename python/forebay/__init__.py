@@ -10,6 +10,7 @@
 """
 
 from forebay._batch import Batch
+from forebay._conversions import Cast, Layout, Normalize
 from forebay._errors import (
     CacheError,
     ChangedError,
@@ -36,6 +37,7 @@ __all__ = [
     "Batch",
     "Bytes",
     "CacheError",
+    "Cast",
     "CenterCrop",
     "ChangedError",
     "ConfigError",
@@ -49,7 +51,9 @@ __all__ = [
     "Int",
     "InternalError",
     "Json",
+    "Layout",
     "Mask",
+    "Normalize",
     "NotFoundError",
     "Numpy",
     "OriginError",
