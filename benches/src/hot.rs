@@ -9,17 +9,19 @@ use forebay_cache::ObjectId;
 use forebay_cache::disk::CrcPage;
 use forebay_loader::dataset::TarScanner;
 use forebay_loader::dataset::index::{ShardIndex, ShardIndexBuilder};
-use forebay_loader::decode::{Decoder, ImageOut, Limits};
-use forebay_loader::field::{DecodeMode, Transform};
+use forebay_loader::decode::{Converter, Decoder, ImageOut, Limits};
+use forebay_loader::field::{Convert, DecodeMode, Normalize, PixelLayout, PixelType, Transform};
 use forebay_loader::measure::decoding::training;
 use forebay_loader::plan::{Cursor, EpochRng, Order, OrderMode, OrderSpec};
 
 use crate::{mixed, photos};
 
 /// Cases, and what one run of each does.
-pub const CASES: [(&str, &str); 8] = [
+pub const CASES: [(&str, &str); 10] = [
     ("crop_224", "decodes a random crop of a photograph and resizes it to 224 × 224"),
     ("whole", "decodes a whole photograph"),
+    ("convert_float32", "normalises 224 × 224 pixels to float32"),
+    ("convert_planes", "normalises 224 × 224 pixels to planes of bfloat16"),
     ("checksum", "verifies 1 MiB in granules of 4 KiB"),
     ("tar_scan", "finds the members of a shard that lies in memory"),
     ("index_window", "reads the entries of 64 samples from a shard's index"),
@@ -36,6 +38,8 @@ pub fn case(name: &str, shard: &Path) -> Result<Box<dyn FnMut() -> Result<()>>> 
     Ok(match name {
         "crop_224" => decode(shard, training(photos::SIDE).to_vec())?,
         "whole" => decode(shard, Vec::new())?,
+        "convert_float32" => convert(PixelType::Float32, PixelLayout::Nhwc),
+        "convert_planes" => convert(PixelType::BFloat16, PixelLayout::Nchw),
         "checksum" => checksum(),
         "tar_scan" => tar_scan(shard)?,
         "index_window" => index_window(shard)?,
@@ -60,6 +64,17 @@ fn decode(shard: &Path, transforms: Vec<Transform>) -> Result<Box<dyn FnMut() ->
         let decoded = decoder.image(&images[number], &transforms, DecodeMode::Exact, &draws, out);
         decoded.map(drop).with_context(|| format!("image {number}"))
     }))
+}
+
+fn convert(dtype: PixelType, layout: PixelLayout) -> Box<dyn FnMut() -> Result<()>> {
+    let normalize = Some(Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] });
+    let converter = Converter::new(&Convert { normalize, dtype, layout });
+    let pixels: Vec<u8> = (0..photos::IMAGE_BYTES as u64).map(|at| mixed(at) as u8).collect();
+    let mut slot = vec![0; pixels.len() * converter.number_bytes()];
+    Box::new(move || {
+        converter.convert(std::hint::black_box(&pixels), std::hint::black_box(&mut slot));
+        Ok(())
+    })
 }
 
 fn checksum() -> Box<dyn FnMut() -> Result<()>> {

@@ -41,7 +41,7 @@ pub enum Column {
     Bytes(Vec<Lease>),
 }
 
-/// A C-contiguous array in host memory.
+/// An array in host memory without gaps: C-contiguous, but for images in channels_last.
 ///
 /// The memory is exclusively the consumer's: nothing writes to it before the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -50,19 +50,70 @@ pub struct Array {
     pub dtype: DType,
     /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
+    /// Elements from one index of a dimension to the next.
+    pub strides: Vec<usize>,
     /// `dtype.size() * shape.product()` bytes, aligned to 64.
     pub data: Lease,
 }
 
-/// A C-contiguous array in the memory of a device, exclusively the consumer's until its last clone and its last export are dropped.
+/// An array in the memory of a device without gaps, laid out as [`Array`] is; exclusively the consumer's until its last clone and its last export are dropped.
 #[derive(Clone, Debug)]
 pub struct DeviceArray {
     /// Type of the elements, native byte order.
     pub dtype: DType,
     /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
+    /// Elements from one index of a dimension to the next.
+    pub strides: Vec<usize>,
     /// `dtype.size() * shape.product()` bytes, aligned to 512.
     pub memory: Arc<Resident>,
+}
+
+impl Array {
+    /// A C-contiguous one.
+    pub(crate) fn new(dtype: DType, shape: Vec<usize>, data: Lease) -> Self {
+        let mut strides = vec![1; shape.len()];
+        for at in (1..shape.len()).rev() {
+            strides[at - 1] = strides[at] * shape[at].max(1);
+        }
+        Self { dtype, shape, strides, data }
+    }
+
+    /// The last dimension shown before the two in front of it: [.., height, width, channels] as [.., channels, height, width].
+    pub(crate) fn channels_first(mut self) -> Self {
+        for sizes in [&mut self.shape, &mut self.strides] {
+            if let [.., height, width, channels] = &mut sizes[..] {
+                (*height, *width, *channels) = (*channels, *height, *width);
+            }
+        }
+        self
+    }
+
+    /// Bytes from one index of a dimension to the next.
+    pub fn byte_strides(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.strides.iter().map(|stride| stride * self.dtype.size())
+    }
+
+    /// Whether its elements follow each other in memory with the last index running fastest.
+    pub fn is_c_contiguous(&self) -> bool {
+        in_order(self.shape.iter().zip(&self.strides).rev())
+    }
+
+    /// Whether they do with the first index running fastest.
+    pub fn is_fortran_contiguous(&self) -> bool {
+        in_order(self.shape.iter().zip(&self.strides))
+    }
+}
+
+/// Whether dimensions, from the fastest on, leave no gaps. What has one index has any stride; what has none, any order.
+fn in_order<'a>(dimensions: impl Iterator<Item = (&'a usize, &'a usize)> + Clone) -> bool {
+    let mut step = 1;
+    let mut follows = |(&size, &stride): (&usize, &usize)| {
+        let right = size == 1 || stride == step;
+        step *= size;
+        right
+    };
+    dimensions.clone().any(|(&size, _)| size == 0) || dimensions.clone().all(&mut follows)
 }
 
 /// UTF-8 in memory that counts against `host_memory_limit` until it is dropped.
@@ -80,5 +131,29 @@ impl Text {
         // Checked again, which costs less than reading it from memory: nothing unsafe is needed for it.
         std::str::from_utf8(&self.0)
             .unwrap_or_else(|_| unreachable!("a decoder let through what is not UTF-8"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(shape: &[usize]) -> Array {
+        Array::new(DType::F32, shape.to_vec(), Lease::from_vec(Vec::new()))
+    }
+
+    #[test]
+    fn orders_are_told_apart_by_strides() {
+        let orders = |array: Array| (array.is_c_contiguous(), array.is_fortran_contiguous());
+        assert_eq!(orders(array(&[2, 3, 4])), (true, false));
+        // A vector lies in both orders, and so does what is empty.
+        for shape in [&[][..], &[5], &[1, 5, 1], &[2, 0, 3]] {
+            assert_eq!(orders(array(shape)), (true, true), "{shape:?}");
+        }
+        assert_eq!(orders(array(&[2, 3, 4, 3]).channels_first()), (false, false));
+        assert_eq!(orders(array(&[3, 4, 3]).channels_first()), (false, false));
+        // One pixel an image: no order shows.
+        assert_eq!(orders(array(&[2, 1, 1, 3]).channels_first()), (true, false));
+        assert!(array(&[2, 3, 4]).byte_strides().eq([48, 16, 4]));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::numbers;
+
 /// The type of an array's elements, in this machine's byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -26,6 +28,8 @@ pub enum DType {
     I64,
     /// IEEE half precision.
     F16,
+    /// The upper half of an F32. numpy has none.
+    BF16,
     /// IEEE single precision.
     F32,
     /// IEEE double precision.
@@ -38,7 +42,7 @@ pub enum DType {
 
 impl DType {
     /// Every type.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Bool,
         Self::U8,
         Self::I8,
@@ -49,6 +53,7 @@ impl DType {
         Self::U64,
         Self::I64,
         Self::F16,
+        Self::BF16,
         Self::F32,
         Self::F64,
         Self::C64,
@@ -59,7 +64,7 @@ impl DType {
     pub const fn size(self) -> usize {
         match self {
             Self::Bool | Self::U8 | Self::I8 => 1,
-            Self::U16 | Self::I16 | Self::F16 => 2,
+            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
             Self::U64 | Self::I64 | Self::F64 | Self::C64 => 8,
             Self::C128 => 16,
@@ -74,9 +79,9 @@ impl DType {
         }
     }
 
-    /// numpy's code without byte order: kind and bytes, as in `<f4`.
-    pub const fn numpy_code(self) -> &'static str {
-        match self {
+    /// numpy's code without byte order: kind and bytes, as in `<f4`; `None` where it has none (bfloat16).
+    pub const fn numpy_code(self) -> Option<&'static str> {
+        Some(match self {
             Self::Bool => "b1",
             Self::U8 => "u1",
             Self::I8 => "i1",
@@ -91,22 +96,24 @@ impl DType {
             Self::F64 => "f8",
             Self::C64 => "c8",
             Self::C128 => "c16",
-        }
+            Self::BF16 => return None,
+        })
     }
 
     /// The type with this numpy code.
     pub fn from_numpy_code(code: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dtype| dtype.numpy_code() == code)
+        Self::ALL.into_iter().find(|dtype| dtype.numpy_code() == Some(code))
     }
 
-    /// The `typestr` of numpy's array interface, in this machine's byte order: `|u1`, `<f4`.
-    pub fn typestr(self) -> String {
+    /// The `typestr` of numpy's array interface, in this machine's byte order: `|u1`, `<f4`; `None` as for
+    /// [`Self::numpy_code`].
+    pub fn typestr(self) -> Option<String> {
         let order = match (self.size(), cfg!(target_endian = "little")) {
             (1, _) => '|',
             (_, true) => '<',
             (_, false) => '>',
         };
-        format!("{order}{}", self.numpy_code())
+        self.numpy_code().map(|code| format!("{order}{code}"))
     }
 
     /// DLPack's (type code, bits); lanes are 1.
@@ -115,13 +122,14 @@ impl DType {
             Self::I8 | Self::I16 | Self::I32 | Self::I64 => 0,
             Self::U8 | Self::U16 | Self::U32 | Self::U64 => 1,
             Self::F16 | Self::F32 | Self::F64 => 2,
+            Self::BF16 => 4,
             Self::C64 | Self::C128 => 5,
             Self::Bool => 6,
         };
         (code, (self.size() * 8) as u8)
     }
 
-    /// numpy's name: `float32`.
+    /// numpy's name: `float32`. `bfloat16` is what everybody else calls it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -134,6 +142,7 @@ impl DType {
             Self::U64 => "uint64",
             Self::I64 => "int64",
             Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
             Self::F32 => "float32",
             Self::F64 => "float64",
             Self::C64 => "complex64",
@@ -141,18 +150,7 @@ impl DType {
         }
     }
 
-    /// numpy's kind character: `u` of `<u1`.
-    pub fn kind(self) -> char {
-        match self {
-            Self::Bool => 'b',
-            Self::U8 | Self::U16 | Self::U32 | Self::U64 => 'u',
-            Self::I8 | Self::I16 | Self::I32 | Self::I64 => 'i',
-            Self::F16 | Self::F32 | Self::F64 => 'f',
-            Self::C64 | Self::C128 => 'c',
-        }
-    }
-
-    /// The struct module's format character, for the buffer protocol; `None` where it has none (complex).
+    /// The struct module's format character, for the buffer protocol; `None` where it has none (bfloat16, complex).
     pub fn buffer_format(self) -> Option<&'static str> {
         Some(match self {
             Self::Bool => "?",
@@ -167,11 +165,12 @@ impl DType {
             Self::F16 => "e",
             Self::F32 => "f",
             Self::F64 => "d",
-            Self::C64 | Self::C128 => return None,
+            Self::BF16 | Self::C64 | Self::C128 => return None,
         })
     }
 
-    /// One element of this type with the value `value`, in native byte order; `None` where the type can't hold it.
+    /// One element of this type with the value `value`, in native byte order: for a float the nearest that it has. `None` where the type
+    /// can't hold it.
     pub fn encode(self, value: f64) -> Option<Vec<u8>> {
         macro_rules! whole {
             ($int:ty) => {
@@ -179,6 +178,10 @@ impl DType {
                     .then(|| (value as $int).to_ne_bytes().to_vec())
             };
         }
+        // What is finite must not become infinite.
+        let near = |bits: u16, infinite: u16| {
+            (value.is_infinite() || bits & 0x7fff != infinite).then(|| bits.to_ne_bytes().to_vec())
+        };
         match self {
             Self::Bool => (value == 0.0 || value == 1.0).then(|| vec![value as u8]),
             Self::U8 => whole!(u8),
@@ -189,7 +192,8 @@ impl DType {
             Self::I32 => whole!(i32),
             Self::U64 => whole!(u64),
             Self::I64 => whole!(i64),
-            Self::F16 => half(value).map(|bits| bits.to_ne_bytes().to_vec()),
+            Self::F16 => near(numbers::float16(value as f32), 0x7c00),
+            Self::BF16 => near(numbers::bfloat16(value as f32), 0x7f80),
             Self::F32 => Some((value as f32).to_ne_bytes().to_vec()),
             Self::F64 => Some(value.to_ne_bytes().to_vec()),
             Self::C64 => Some([(value as f32).to_ne_bytes(), 0f32.to_ne_bytes()].concat()),
@@ -204,27 +208,6 @@ impl fmt::Display for DType {
     }
 }
 
-/// IEEE 754 binary16 bits of a value that it holds exactly; `None` for any other.
-fn half(value: f64) -> Option<u16> {
-    let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
-    let size = value.abs();
-    if value.is_nan() {
-        return Some(0x7e00);
-    }
-    if size.is_infinite() {
-        return Some(sign | 0x7c00);
-    }
-    // Every finite half is a multiple of 2^-24; normal ones have 11 significant bits.
-    let exponent = if size < 2f64.powi(-14) { -14 } else { size.log2().floor() as i32 };
-    let mantissa = size / 2f64.powi(exponent - 10);
-    if exponent > 15 || mantissa.fract() != 0.0 || mantissa >= 2048.0 {
-        return None;
-    }
-    let mantissa = mantissa as u16;
-    let biased = if mantissa < 1024 { 0 } else { (exponent + 15) as u16 };
-    Some(sign | biased << 10 | (mantissa & 0x3ff))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,22 +215,32 @@ mod tests {
     #[test]
     fn codes_agree_with_sizes() {
         for dtype in DType::ALL {
-            assert_eq!(DType::from_numpy_code(dtype.numpy_code()), Some(dtype));
-            assert_eq!(dtype.numpy_code()[1..].parse::<usize>().unwrap(), dtype.size());
             assert_eq!(usize::from(dtype.dlpack().1), dtype.size() * 8);
+            let Some(code) = dtype.numpy_code() else {
+                assert_eq!((dtype, dtype.typestr()), (DType::BF16, None));
+                continue;
+            };
+            assert_eq!(DType::from_numpy_code(code), Some(dtype));
+            assert_eq!(code[1..].parse::<usize>().unwrap(), dtype.size());
+            assert!(dtype.typestr().unwrap().ends_with(code));
         }
         assert_eq!(DType::from_numpy_code("O"), None);
     }
 
     #[test]
-    fn halves_are_exact_or_refused() {
+    fn short_floats_are_the_nearest_and_finite_values_stay_finite() {
+        let bits =
+            |dtype: DType, value| dtype.encode(value).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
         let cases =
-            [(0.0, 0), (1.0, 0x3c00), (-2.0, 0xc000), (65504.0, 0x7bff), (2f64.powi(-24), 1), (0.5, 0x3800)];
-        for (value, bits) in cases {
-            assert_eq!(half(value), Some(bits), "{value}");
+            [(0.0, 0), (1.0, 0x3c00), (-2.0, 0xc000), (65504.0, 0x7bff), (2f64.powi(-24), 1), (0.1, 0x2e66)];
+        for (value, expected) in cases {
+            assert_eq!(bits(DType::F16, value), Some(expected), "{value}");
         }
-        assert_eq!(half(65536.0), None);
-        assert_eq!(half(0.1), None);
+        assert_eq!(bits(DType::F16, 65520.0), None);
+        assert_eq!(bits(DType::F16, f64::NEG_INFINITY), Some(0xfc00));
+        assert_eq!(bits(DType::BF16, 0.1), Some(0x3dcd));
+        assert_eq!(bits(DType::BF16, 1e39), None);
+        assert_eq!(bits(DType::BF16, f64::INFINITY), Some(0x7f80));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dtype::DType;
+use crate::numbers::Affine;
+
 /// One entry of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Field {
@@ -19,12 +22,15 @@ pub struct Field {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldKind {
-    /// uint8 [height, width, 3], RGB.
+    /// RGB pixels: uint8 [height, width, 3], or what `convert` makes of them.
     Image {
         /// Applied in order.
         transforms: Vec<Transform>,
         /// How near to Pillow's pixels.
         decode: DecodeMode,
+        /// What becomes of the pixels behind them.
+        #[serde(default)]
+        convert: Convert,
     },
     /// uint8 [height, width]: class indexes, with the geometry of the image field `like`, nearest.
     Mask {
@@ -133,4 +139,103 @@ pub enum Interpolation {
     Bilinear,
     /// Keys cubic, a = −0.5, as Pillow's BICUBIC.
     Bicubic,
+}
+
+/// What becomes of an image's pixels behind its transforms: normalised, cast, laid out. The same numbers wherever it is done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Convert {
+    /// Without it, levels stay 0 to 255.
+    pub normalize: Option<Normalize>,
+    /// The type of the numbers.
+    pub dtype: PixelType,
+    /// Their order.
+    pub layout: PixelLayout,
+}
+
+/// (level / 255 − mean) / std, by channel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalize {
+    /// Of red, green, blue, where 1 is the highest level.
+    pub mean: [f64; 3],
+    /// As `mean`; above 0.
+    pub std: [f64; 3],
+}
+
+/// The type of an image's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum PixelType {
+    #[default]
+    UInt8,
+    Float16,
+    BFloat16,
+    Float32,
+}
+
+impl PixelType {
+    /// As arrays name it.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::UInt8 => DType::U8,
+            Self::Float16 => DType::F16,
+            Self::BFloat16 => DType::BF16,
+            Self::Float32 => DType::F32,
+        }
+    }
+}
+
+/// The order of an image's numbers in memory, and of the batch's dimensions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PixelLayout {
+    /// [rows, height, width, channels], as images are decoded.
+    #[default]
+    Nhwc,
+    /// [rows, channels, height, width], a plane after the other.
+    Nchw,
+    /// [rows, channels, height, width] in the memory of NHWC: strides tell.
+    ChannelsLast,
+}
+
+impl Convert {
+    /// Whether the bytes stay as they were decoded, whatever the batch calls their dimensions.
+    pub fn is_plain(&self) -> bool {
+        *self == Self { layout: self.layout, ..Self::default() } && !self.is_planar()
+    }
+
+    /// Whether each channel lies by itself.
+    pub fn is_planar(&self) -> bool {
+        self.layout == PixelLayout::Nchw
+    }
+
+    /// The image's dimensions in memory, outermost first.
+    pub fn shape(&self, height: usize, width: usize) -> [usize; 3] {
+        if self.is_planar() { [3, height, width] } else { [height, width, 3] }
+    }
+
+    /// What is multiplied and added.
+    pub fn affine(&self) -> Affine {
+        self.normalize.map_or(Affine::UNIT, |Normalize { mean, std }| Affine::normalizing(mean, std))
+    }
+
+    /// What can't be done, if anything.
+    ///
+    /// # Errors
+    /// Says what to change.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let Some(Normalize { mean, std }) = &self.normalize else { return Ok(()) };
+        if self.dtype == PixelType::UInt8 {
+            return Err("normalised pixels don't fit uint8: cast to float32, float16 or bfloat16");
+        }
+        if mean.iter().chain(std).any(|number| !number.is_finite()) || std.iter().any(|&number| number <= 0.0)
+        {
+            return Err("a mean must be a finite number, and a std one above 0");
+        }
+        if !self.affine().is_finite() {
+            return Err("a std is so small that float32 can't hold what it makes of pixels");
+        }
+        Ok(())
+    }
 }

@@ -19,6 +19,7 @@ pub mod field;
 pub mod loader;
 pub mod measure;
 mod memory;
+pub mod numbers;
 pub mod options;
 mod pages;
 mod pipeline;

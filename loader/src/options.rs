@@ -138,6 +138,9 @@ impl LoaderOptions {
         if field.suffixes.is_empty() {
             return Err(Error::config(format!("field {name:?} names no member suffix, such as \"jpg\"")));
         }
+        if let FieldKind::Image { convert, .. } = &field.kind {
+            convert.check().map_err(|why| Error::config(format!("field {name:?}: {why}")))?;
+        }
         let FieldKind::Mask { like } = &field.kind else { return Ok(()) };
         let image = self.fields.iter().find(|other| other.name == *like);
         match image.map(|image| &image.kind) {

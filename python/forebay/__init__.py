@@ -10,11 +10,13 @@
 """
 
 from forebay._batch import Batch
+from forebay._conversions import Cast, Layout, Normalize
 from forebay._errors import (
     CacheError,
     ChangedError,
     ConfigError,
     DataError,
+    DeviceError,
     Error,
     ForkError,
     InternalError,
@@ -26,7 +28,7 @@ from forebay._errors import (
     TimeoutError,
 )
 from forebay._fields import Bytes, Field, Float, Image, Int, Json, Mask, Numpy, Text
-from forebay._forebay import Array, __version__
+from forebay._forebay import Array, DeviceArray, __version__
 from forebay._loader import DataLoader
 from forebay._stats import Stats
 from forebay._transforms import CenterCrop, RandomHorizontalFlip, RandomResizedCrop, Resize, Transform
@@ -36,11 +38,14 @@ __all__ = [
     "Batch",
     "Bytes",
     "CacheError",
+    "Cast",
     "CenterCrop",
     "ChangedError",
     "ConfigError",
     "DataError",
     "DataLoader",
+    "DeviceArray",
+    "DeviceError",
     "Error",
     "Field",
     "Float",
@@ -49,7 +54,9 @@ __all__ = [
     "Int",
     "InternalError",
     "Json",
+    "Layout",
     "Mask",
+    "Normalize",
     "NotFoundError",
     "Numpy",
     "OriginError",

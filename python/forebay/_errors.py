@@ -58,6 +58,10 @@ class CacheError(Error, OSError):
     """The cache folder can't be used."""
 
 
+class DeviceError(Error, RuntimeError):
+    """There is no driver, or the device can't do what is asked for: its memory is full, or it was lost."""
+
+
 class ForkError(Error, RuntimeError):
     """A forked child touched what belongs to its parent."""
 
@@ -80,6 +84,7 @@ _CLASSES = {
         DataError,
         StateError,
         CacheError,
+        DeviceError,
         ForkError,
         InternalError,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from forebay._conversions import Conversion, check_order, convert_spec, dtype_of
 from forebay._errors import ConfigError
 from forebay._frozen import Frozen, boolean, choice, number
 from forebay._transforms import Transform
@@ -80,8 +81,10 @@ class _Shaped(Field):
 class Image(_Shaped):
     """uint8 RGB, as Pillow's `convert("RGB")` after EXIF orientation. In a batch: [rows, height, width, 3].
 
-    transform: applied in order. decode: "exact" is within 2 levels of Pillow; "fast" also scales while decoding.
-    pad: fills samples whose shapes differ at their ends, with this value. ragged: gives a list of arrays instead.
+    transform: applied in order; behind the geometry Normalize, Cast and Layout make other numbers and shapes of the pixels.
+    decode: "exact" is within 2 levels of Pillow; "fast" also scales while decoding.
+    pad: fills samples whose shapes differ at their ends, with this value as it is: it is not normalised. ragged: gives a list
+    of arrays instead.
     """
 
     __slots__ = _names = ("suffixes", "transform", "decode", "pad", "ragged")
@@ -96,15 +99,17 @@ class Image(_Shaped):
         pad: float | None = None,
         ragged: bool = False,
     ) -> None:
+        steps = _transforms(transform)
         self._set(
             suffixes=_suffixes("Image", suffixes),
-            transform=_transforms(transform),
+            transform=steps,
             decode=choice("Image: decode", decode, ("exact", "fast")),
-            **_padding("Image", pad, ragged, 255.0),
+            **_padding("Image", pad, ragged, 255.0 if dtype_of(steps) == "uint8" else float("inf")),
         )
 
     def _kind(self) -> Any:
-        return {"image": {"transforms": [each._spec() for each in self.transform], "decode": self.decode}}
+        geometry = [each._spec() for each in self.transform if not isinstance(each, Conversion)]
+        return {"image": {"transforms": geometry, "decode": self.decode, "convert": convert_spec(self.transform)}}
 
 
 class Mask(_Shaped):
@@ -196,9 +201,10 @@ def _transforms(transform: Any) -> tuple[Transform, ...]:
             raise ConfigError(f"Image: transform holds the class {step.__name__}: call it, {step.__name__}(...)")
         if not isinstance(step, Transform):
             raise ConfigError(
-                f"Image: transform holds {step!r}; it takes RandomResizedCrop, Resize, CenterCrop and RandomHorizontalFlip "
-                "of forebay. Python code per batch goes into map="
+                f"Image: transform holds {step!r}; it takes RandomResizedCrop, Resize, CenterCrop, RandomHorizontalFlip, "
+                "Normalize, Cast and Layout of forebay. Python code per batch goes into map="
             )
+    check_order(steps)
     return steps
 
 

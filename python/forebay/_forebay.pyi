@@ -34,7 +34,7 @@ class _ArrayBase:
 
     @property
     def dtype(self) -> str:
-        """numpy's name of the elements' type, such as "uint8"."""
+        """numpy's name of the elements' type, such as "uint8"; "bfloat16", which numpy doesn't have."""
 
     @property
     def ndim(self) -> int:
@@ -45,7 +45,9 @@ class _ArrayBase:
         """Number of bytes."""
 
     @property
-    def __array_interface__(self) -> dict[str, Any]: ...
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the array is, for numpy and others; an AttributeError for bfloat16."""
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any: ...
     def numpy(self) -> Any:
         """A numpy array over the same memory."""
@@ -67,7 +69,7 @@ class _ArrayBase:
 
 @final
 class Array(_ArrayBase):
-    """An array of a batch, in memory of the loader: C-contiguous, writable, never copied.
+    """An array of a batch, in memory of the loader: C-contiguous but for Layout("channels_last"), writable, never copied.
 
     Hand it to torch.from_dlpack, numpy.from_dlpack, numpy.asarray or memoryview. Its memory goes back to the loader when
     the last of them lets go; it may outlive the loader.

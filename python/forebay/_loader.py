@@ -77,6 +77,7 @@ class DataLoader:
         shuffle_window: int | None = None,
         canonical_ranks: int | None = None,
         device: str = "cpu",
+        gpu_memory_limit: int | str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_limit: int | str = "20GB",
         host_memory_limit: int | str = "2GB",
@@ -93,7 +94,6 @@ class DataLoader:
         self._map = map
         self._fields = checked(fields)
         self._json = [name for name, field in self._fields.items() if isinstance(field, Json)]
-        _check_device(device)
         rank, world_size = _place(rank, world_size, self._default_place())
         self._core = _forebay.Loader(
             _sources(urls),
@@ -117,6 +117,9 @@ class DataLoader:
             host_memory_limit=_sizes.parse("host_memory_limit", host_memory_limit),
             storage_options=_storage_options(storage_options),
             trace=_trace(trace),
+            device=_device(device),
+            local_rank=_from_environment("LOCAL_RANK"),
+            gpu_memory_limit=None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit),
         )
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
@@ -345,15 +348,15 @@ def _optional(what: str, value: Any, low: int, high: int) -> int | None:
     return None if value is None else integer(what, value, low, high)
 
 
-def _check_device(device: Any) -> None:
-    if device in ("cpu", "auto"):
-        return
+def _device(device: Any) -> str | None:
+    """The device as the runtime names it; None for host memory."""
+    if device == "cpu":
+        return None
+    if device == "auto":
+        return "cuda" if _forebay.count_devices() else None
     if isinstance(device, str) and device.split(":")[0] == "cuda":
-        raise ConfigError(
-            f'device={device!r}: this version delivers to host memory only. Use device="cpu" and move batches with '
-            ".to(device, non_blocking=True)"
-        )
-    raise ConfigError(f'device={device!r}: give "cpu" or "auto"')
+        return device
+    raise ConfigError(f'device={device!r}: give "cpu", "cuda", "cuda:1", "cuda:GPU-..." with a UUID, or "auto"')
 
 
 def _place(rank: Any, world_size: Any, default: tuple[int, int] | None) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """`forebay.torch.DataLoader`: the same arguments, torch tensors in the batches.
 
-Arrays become tensors over the same memory (no copy). Images are NCHW views in channels_last strides, ragged ones CHW. Text, Json
-and Bytes stay lists. Don't put it inside torch.utils.data.DataLoader, nor in worker processes: its own threads decode ahead.
+Arrays become tensors over the same memory (no copy). Images are NCHW views in channels_last strides, ragged ones CHW, where
+their transform= has no Layout that says otherwise. Text, Json and Bytes stay lists. Don't put it inside
+torch.utils.data.DataLoader, nor in worker processes: its own threads decode ahead.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from forebay import _forebay
+from forebay._conversions import layout_of
 from forebay._errors import StateError
 from forebay._fields import Image
 from forebay._forebay import Array
@@ -68,17 +70,18 @@ class DataLoader(_DataLoader):
 
     def _convert(self, name: str, column: Any) -> Any:
         column = super()._convert(name, column)
-        is_image = isinstance(self._fields[name], Image)
+        field = self._fields[name]
+        move = isinstance(field, Image) and layout_of(field.transform) is None
         if isinstance(column, Array):
-            return _tensor(column, is_image)
+            return _tensor(column, move)
         if column and isinstance(column[0], Array):
-            return [_tensor(each, is_image) for each in column]
+            return [_tensor(each, move) for each in column]
         return column
 
 
-def _tensor(array: Array, is_image: bool) -> torch.Tensor:
+def _tensor(array: Array, channels_first: bool) -> torch.Tensor:
     tensor = torch.from_dlpack(array)
-    return tensor.movedim(-1, -3) if is_image else tensor
+    return tensor.movedim(-1, -3) if channels_first else tensor
 
 
 def _distributed() -> bool:

@@ -7,11 +7,12 @@
 use forebay_cache::Lease;
 use forebay_loader::batch::Array as Data;
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::dlpack::Offer;
 use crate::error::check;
 use crate::fork::Owned;
 use crate::{buffer, dlpack};
@@ -60,7 +61,7 @@ impl ArrayBase {
         PyTuple::new(py, &self.data(py)?.shape)
     }
 
-    /// numpy's name of the elements' type, such as "uint8".
+    /// numpy's name of the elements' type, such as "uint8"; "bfloat16", which numpy doesn't have.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.data(py)?.dtype.name())
@@ -78,15 +79,20 @@ impl ArrayBase {
         Ok(self.data(py)?.data.len())
     }
 
-    /// Where the array is, for numpy and others that read this protocol.
+    /// Where the array is, for numpy and others that read this protocol. There is none of bfloat16.
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let data = self.data(py)?;
-        let order = if data.dtype.size() == 1 { '|' } else { native_order() };
+        let Some(typestr) = data.dtype.typestr() else {
+            return Err(PyAttributeError::new_err(not_in_numpy(data)));
+        };
         let interface = PyDict::new(py);
         interface.set_item("version", 3)?;
         interface.set_item("shape", PyTuple::new(py, &data.shape)?)?;
-        interface.set_item("typestr", format!("{order}{}{}", data.dtype.kind(), data.dtype.size()))?;
+        interface.set_item("typestr", typestr)?;
+        if !data.is_c_contiguous() {
+            interface.set_item("strides", PyTuple::new(py, data.byte_strides())?)?;
+        }
         interface.set_item("data", (data.data.as_ptr() as usize, false))?;
         Ok(interface)
     }
@@ -118,7 +124,10 @@ impl ArrayBase {
 
     /// A numpy array over the same memory.
     fn numpy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().data(slf.py())?;
+        let data = slf.get().data(slf.py())?;
+        if data.dtype.numpy_code().is_none() {
+            return Err(PyTypeError::new_err(not_in_numpy(data)));
+        }
         slf.py().import("numpy")?.call_method1("asarray", (slf,))
     }
 
@@ -135,8 +144,17 @@ impl ArrayBase {
         dlpack::check_request(stream, dl_device)?;
         let data = self.data(py)?;
         let copied = copy == Some(true);
-        let data = if copied { Data { data: copy_of(&data.data), ..data.clone() } } else { data.clone() };
-        dlpack::capsule(py, Owned::new(data), max_version, copied)
+        let keep = if copied { copy_of(&data.data) } else { data.data.clone() };
+        let offer = Offer {
+            address: keep.as_ptr().expose_provenance(),
+            device: dlpack::CPU,
+            dtype: data.dtype,
+            shape: &data.shape,
+            strides: &data.strides,
+            copied,
+            keep,
+        };
+        dlpack::capsule(py, offer, max_version)
     }
 
     /// (device type, device number): (1, 0), host memory.
@@ -159,13 +177,16 @@ impl ArrayBase {
     }
 }
 
-fn native_order() -> char {
-    if cfg!(target_endian = "little") { '<' } else { '>' }
+fn not_in_numpy(data: &Data) -> String {
+    format!(
+        "numpy has no {}: take the array by DLPack (torch.from_dlpack, jax.dlpack.from_dlpack), or give the field Cast(\"float32\")",
+        data.dtype
+    )
 }
 
 /// The same bytes on the heap, aligned as DLPack asks for (64).
 #[allow(unsafe_code)]
-fn copy_of(bytes: &[u8]) -> Lease {
+pub(crate) fn copy_of(bytes: &[u8]) -> Lease {
     #[repr(align(64))]
     #[derive(Clone)]
     struct Line([u8; 64]);

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::array::wrap;
+use crate::device_array::DeviceArray;
 
 /// (columns by name, epoch, index, valid, samples).
 pub(crate) fn to_python<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyTuple>> {
@@ -18,6 +19,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, batch: Batch) -> PyResult<Bound<'p
 fn column_to_python(py: Python<'_>, column: Column) -> PyResult<Bound<'_, PyAny>> {
     let list = match column {
         Column::Dense(array) => return wrap(py, array),
+        Column::Device(array) => return Ok(Bound::new(py, DeviceArray::new(array))?.into_any()),
         Column::Ragged(arrays) => {
             let arrays = arrays.into_iter().map(|array| wrap(py, array)).collect::<PyResult<Vec<_>>>()?;
             PyList::new(py, arrays)?

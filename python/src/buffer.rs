@@ -43,7 +43,9 @@ const RELEASEBUFFER: c_int = 2;
 const FORMAT: c_int = 0x04;
 const ND: c_int = 0x08;
 const STRIDES: c_int = 0x10 | ND;
+const C_CONTIGUOUS: c_int = 0x20 | STRIDES;
 const F_CONTIGUOUS: c_int = 0x40 | STRIDES;
+const ANY_CONTIGUOUS: c_int = 0x80 | STRIDES;
 
 /// What a view's pointers point to; `internal` owns it.
 struct View {
@@ -52,7 +54,7 @@ struct View {
     format: CString,
 }
 
-const DOC: &CStr = c"An array of a batch, in memory of the loader: C-contiguous, writable, never copied.\n\n\
+const DOC: &CStr = c"An array of a batch, in memory of the loader: C-contiguous but for Layout(\"channels_last\"), writable, never copied.\n\n\
 Hand it to torch.from_dlpack, numpy.from_dlpack, numpy.asarray or memoryview. Its memory goes back to the loader when the last \
 of them lets go; it may outlive the loader.";
 
@@ -104,18 +106,28 @@ unsafe extern "C" fn get(slf: *mut ffi::PyObject, view: *mut PyBuffer, flags: c_
 
 fn fill(slf: &Bound<'_, PyAny>, view: &mut PyBuffer, flags: c_int) -> PyResult<()> {
     let array = slf.cast::<ArrayBase>()?.get().data(slf.py())?;
-    let shape: Box<[ffi::Py_ssize_t]> = array.shape.iter().map(|&size| size as ffi::Py_ssize_t).collect();
-    if flags & F_CONTIGUOUS == F_CONTIGUOUS && shape.iter().filter(|&&size| size > 1).count() > 1 {
-        return Err(PyBufferError::new_err("the array is C-contiguous, not Fortran-contiguous"));
+    let (in_c_order, in_fortran_order) = (array.is_c_contiguous(), array.is_fortran_contiguous());
+    let asked = |flag: c_int| flags & flag == flag;
+    if asked(F_CONTIGUOUS) && !in_fortran_order {
+        return Err(PyBufferError::new_err(
+            "the array is not Fortran-contiguous: it is C-contiguous, or channels_last",
+        ));
     }
-    let mut strides = vec![array.dtype.size() as ffi::Py_ssize_t; shape.len()].into_boxed_slice();
-    for at in (1..shape.len()).rev() {
-        strides[at - 1] = strides[at] * shape[at].max(1);
+    // Who asks for no strides counts on C order.
+    let in_order = asked(F_CONTIGUOUS) || asked(ANY_CONTIGUOUS) && in_fortran_order;
+    let any_order = asked(STRIDES) && !asked(C_CONTIGUOUS) && !asked(ANY_CONTIGUOUS);
+    if !(in_c_order || in_order || any_order) {
+        return Err(PyBufferError::new_err(
+            "the array is in channels_last order, not C-contiguous; ask for strides, or use Layout(\"NCHW\")",
+        ));
     }
-    let whole = Box::into_raw(Box::new(View { shape, strides, format: format_of(array.dtype) }));
+    let format = if asked(FORMAT) { format_of(array.dtype)? } else { CString::default() };
+    let shape = array.shape.iter().map(|&size| size as ffi::Py_ssize_t).collect();
+    let strides = array.byte_strides().map(|stride| stride as ffi::Py_ssize_t).collect();
+    let whole = Box::into_raw(Box::new(View { shape, strides, format }));
     // SAFETY: just made, and freed only by `release`; its boxes don't move while the view is out.
     let parts = unsafe { &mut *whole };
-    let shaped = flags & ND == ND;
+    let shaped = asked(ND);
     *view = PyBuffer {
         buf: array.data.as_ptr().cast_mut().cast(),
         obj: slf.clone().into_ptr(),
@@ -124,9 +136,9 @@ fn fill(slf: &Bound<'_, PyAny>, view: &mut PyBuffer, flags: c_int) -> PyResult<(
         readonly: 0,
         // Without a shape the consumer asked for plain bytes: one dimension.
         ndim: if shaped { parts.shape.len() as c_int } else { 1 },
-        format: if flags & FORMAT == FORMAT { parts.format.as_ptr().cast_mut() } else { null_mut() },
+        format: if asked(FORMAT) { parts.format.as_ptr().cast_mut() } else { null_mut() },
         shape: if shaped { parts.shape.as_mut_ptr() } else { null_mut() },
-        strides: if flags & STRIDES == STRIDES { parts.strides.as_mut_ptr() } else { null_mut() },
+        strides: if asked(STRIDES) { parts.strides.as_mut_ptr() } else { null_mut() },
         suboffsets: null_mut(),
         internal: whole.cast(),
     };
@@ -140,11 +152,13 @@ unsafe extern "C" fn release(_: *mut ffi::PyObject, view: *mut PyBuffer) {
 }
 
 /// The struct module's character, and PEP 3118's for complex numbers, which numpy reads.
-fn format_of(dtype: DType) -> CString {
+fn format_of(dtype: DType) -> PyResult<CString> {
     let format = match dtype {
         DType::C64 => "Zf",
         DType::C128 => "Zd",
-        other => other.buffer_format().unwrap_or("B"),
+        other => other.buffer_format().ok_or_else(|| {
+            PyBufferError::new_err(format!("the buffer protocol has no {other}: take the array by DLPack"))
+        })?,
     };
-    CString::new(format).unwrap_or_default()
+    Ok(CString::new(format)?)
 }

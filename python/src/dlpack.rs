@@ -9,7 +9,7 @@
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use forebay_loader::batch::Array;
+use forebay_loader::dtype::DType;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -69,11 +69,28 @@ struct ManagedVersioned {
 
 /// What a capsule points to, first, and all that it points to in turn.
 #[repr(C)]
-struct Exported<M> {
+struct Exported<M, K> {
     managed: M,
     shape: Box<[i64]>,
     strides: Box<[i64]>,
-    array: Owned<Array>,
+    /// What keeps the memory where it is, and the consumer's.
+    keep: Owned<K>,
+}
+
+/// Memory to be handed over.
+pub(crate) struct Offer<'a, K> {
+    /// First byte, as the device counts.
+    pub(crate) address: usize,
+    /// DLPack's device type and number.
+    pub(crate) device: (i32, i32),
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// In elements.
+    pub(crate) strides: &'a [usize],
+    /// It was copied for this consumer.
+    pub(crate) copied: bool,
+    /// Dropped when the consumer lets go.
+    pub(crate) keep: K,
 }
 
 /// Refuses what host memory can't answer: a stream to order against, another device.
@@ -92,66 +109,57 @@ pub(crate) fn check_request(stream: Option<i64>, device: Option<(i32, i32)>) -> 
     }
 }
 
-/// A capsule over `array`: versioned where the consumer knows version 1, the older layout otherwise.
-pub(crate) fn capsule(
-    py: Python<'_>,
-    array: Owned<Array>,
+/// A capsule over memory: versioned where the consumer knows version 1, the older layout otherwise.
+pub(crate) fn capsule<'py, K: Send + 'static>(
+    py: Python<'py>,
+    offer: Offer<'_, K>,
     max_version: Option<(u32, u32)>,
-    copied: bool,
-) -> PyResult<Bound<'_, PyAny>> {
+) -> PyResult<Bound<'py, PyAny>> {
     if max_version.is_some_and(|(major, _)| major >= 1) {
-        let flags = if copied { IS_COPIED } else { 0 };
-        let exported = export(array, |tensor| ManagedVersioned {
+        let flags = if offer.copied { IS_COPIED } else { 0 };
+        let exported = export(offer, |tensor| ManagedVersioned {
             major: 1,
             minor: 0,
             context: std::ptr::null_mut(),
-            deleter: Some(delete::<ManagedVersioned>),
+            deleter: Some(delete::<ManagedVersioned, K>),
             flags,
             tensor,
-        })
-        .map_err(|error| crate::error::raise(py, &error))?;
+        });
         // SAFETY: `exported` is a fresh box whose first field is the struct that the name promises.
-        return unsafe { new_capsule(py, exported.cast(), VERSIONED, drop_unconsumed::<ManagedVersioned>) };
+        return unsafe {
+            new_capsule(py, exported.cast(), VERSIONED, drop_unconsumed::<ManagedVersioned, K>)
+        };
     }
-    let exported = export(array, |tensor| Managed {
+    let exported = export(offer, |tensor| Managed {
         tensor,
         context: std::ptr::null_mut(),
-        deleter: Some(delete::<Managed>),
-    })
-    .map_err(|error| crate::error::raise(py, &error))?;
+        deleter: Some(delete::<Managed, K>),
+    });
     // SAFETY: as above.
-    unsafe { new_capsule(py, exported.cast(), LEGACY, drop_unconsumed::<Managed>) }
+    unsafe { new_capsule(py, exported.cast(), LEGACY, drop_unconsumed::<Managed, K>) }
 }
 
-/// Boxes the array with the struct that describes it. The boxes' contents don't move when the box does, so the pointers
+/// Boxes what keeps the memory with the struct that describes it. The boxes' contents don't move when the box does, so the pointers
 /// in `tensor` stay right.
-fn export<M>(
-    array: Owned<Array>,
-    describe: impl FnOnce(Tensor) -> M,
-) -> Result<*mut Exported<M>, forebay_loader::Error> {
-    let data = array.get()?;
-    let mut shape: Box<[i64]> = data.shape.iter().map(|&size| size as i64).collect();
-    let mut strides = strides(&shape);
-    let (code, bits) = data.dtype.dlpack();
+fn export<M, K>(offer: Offer<'_, K>, describe: impl FnOnce(Tensor) -> M) -> *mut Exported<M, K> {
+    let sizes = |sizes: &[usize]| sizes.iter().map(|&size| size as i64).collect::<Box<[i64]>>();
+    let (mut shape, mut strides) = (sizes(offer.shape), sizes(offer.strides));
+    let (code, bits) = offer.dtype.dlpack();
     let tensor = Tensor {
-        data: data.data.as_ptr().cast_mut().cast(),
-        device: Device { kind: CPU.0, number: CPU.1 },
+        data: std::ptr::with_exposed_provenance_mut(offer.address),
+        device: Device { kind: offer.device.0, number: offer.device.1 },
         ndim: shape.len() as i32,
         dtype: DataType { code, bits, lanes: 1 },
         shape: shape.as_mut_ptr(),
         strides: strides.as_mut_ptr(),
         byte_offset: 0,
     };
-    Ok(Box::into_raw(Box::new(Exported { managed: describe(tensor), shape, strides, array })))
-}
-
-/// Elements from one index to the next in each dimension, for C order.
-fn strides(shape: &[i64]) -> Box<[i64]> {
-    let mut strides = vec![1_i64; shape.len()];
-    for at in (1..shape.len()).rev() {
-        strides[at - 1] = strides[at] * shape[at].max(1);
-    }
-    strides.into()
+    Box::into_raw(Box::new(Exported {
+        managed: describe(tensor),
+        shape,
+        strides,
+        keep: Owned::new(offer.keep),
+    }))
 }
 
 /// # Safety
@@ -170,23 +178,23 @@ unsafe fn new_capsule<'py>(
 }
 
 /// The deleter in the struct: called once by whoever took the tensor.
-unsafe extern "C" fn delete<M>(managed: *mut M) {
+unsafe extern "C" fn delete<M, K>(managed: *mut M) {
     if managed.is_null() {
         return;
     }
     // SAFETY: `managed` is the first field of the `Exported` that `export` boxed (repr(C)), and the protocol calls the
     // deleter once.
-    let exported = unsafe { Box::from_raw(managed.cast::<Exported<M>>()) };
+    let exported = unsafe { Box::from_raw(managed.cast::<Exported<M, K>>()) };
     // A panic must not unwind into a foreign caller; there is nobody to tell.
     let _unheard = catch_unwind(AssertUnwindSafe(move || drop(exported)));
 }
 
 /// The capsule's destructor: frees a tensor that nobody took. A consumer renames the capsule when it takes it.
-unsafe extern "C" fn drop_unconsumed<M: Named>(capsule: *mut ffi::PyObject) {
+unsafe extern "C" fn drop_unconsumed<M: Named, K>(capsule: *mut ffi::PyObject) {
     // SAFETY: called by the interpreter with the capsule, whose pointer is ours for as long as it has our name.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, M::NAME.as_ptr()) == 1 {
-            delete::<M>(ffi::PyCapsule_GetPointer(capsule, M::NAME.as_ptr()).cast());
+            delete::<M, K>(ffi::PyCapsule_GetPointer(capsule, M::NAME.as_ptr()).cast());
         }
     }
 }

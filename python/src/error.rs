@@ -5,6 +5,7 @@
 use std::error::Error as _;
 
 use forebay_cache::{Error as CacheError, Location};
+use forebay_gpu::Error as DeviceError;
 use forebay_loader::Error;
 use pyo3::prelude::*;
 
@@ -43,6 +44,7 @@ pub(crate) fn check<T>(py: Python<'_>, result: Result<T, Error>) -> PyResult<T> 
 fn class_of(error: &Error) -> (&'static str, Place<'_>) {
     match error {
         Error::Cache(error) => class_of_cache(error),
+        Error::Device(error) => (class_of_device(error), Place::default()),
         Error::Shard { location, offset, .. } => ("DataError", Place::at(location, Some(*offset))),
         Error::Sample { location, member, offset, .. } => {
             ("DataError", Place { member: Some(member), ..Place::at(location, Some(*offset)) })
@@ -81,6 +83,14 @@ fn class_of_cache(error: &CacheError) -> (&'static str, Place<'_>) {
         CacheError::Closed => ("StateError", Place::default()),
         CacheError::Forked => ("ForkError", Place::default()),
         _ => ("Error", Place::default()),
+    }
+}
+
+fn class_of_device(error: &DeviceError) -> &'static str {
+    match error {
+        DeviceError::NoDevice { .. } | DeviceError::OverBudget { .. } => "ConfigError",
+        DeviceError::Forked { .. } => "ForkError",
+        _ => "DeviceError",
     }
 }
 

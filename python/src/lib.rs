@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 mod array;
 mod batch;
 mod buffer;
+mod device_array;
 mod dlpack;
 mod error;
 mod fork;
@@ -24,6 +25,8 @@ mod _forebay {
 
     #[pymodule_export]
     use super::array::{ArrayBase, Handle};
+    #[pymodule_export]
+    use super::device_array::{DeviceArray, count_devices};
     #[pymodule_export]
     use super::loader::{Loader, available_threads, check_ranks_agree, take_notices};
     #[pymodule_export]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use forebay_gpu::Which;
 use forebay_loader::Error;
 use forebay_loader::agree::Terms;
+use forebay_loader::device::DeviceSettings;
 use forebay_loader::loader::{Loader as Inner, Next};
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
@@ -69,7 +71,8 @@ impl Loader {
     #[new]
     #[pyo3(signature = (
         sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
-        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options, trace
+        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options, trace,
+        device, local_rank, gpu_memory_limit
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
     fn new(
@@ -95,8 +98,15 @@ impl Loader {
         host_memory_limit: u64,
         storage_options: BTreeMap<String, String>,
         trace: Option<PathBuf>,
+        device: Option<&str>,
+        local_rank: Option<u32>,
+        gpu_memory_limit: Option<u64>,
     ) -> PyResult<Self> {
         let unreadable = |what: &str, error: String| raise(py, &Error::config(format!("{what}: {error}")));
+        let device = device.map(|device| {
+            let which = Which::parse(device, local_rank).map_err(|error| raise(py, &error.into()));
+            which.map(|which| DeviceSettings { which, limit_bytes: gpu_memory_limit })
+        });
         let options = LoaderOptions {
             sources,
             fields: serde_json::from_str(fields).map_err(|error| unreadable("fields", error.to_string()))?,
@@ -118,6 +128,7 @@ impl Loader {
                 .map_err(|error| unreadable("timeout", error.to_string()))?,
             on_error: if skip_errors { OnError::Skip } else { OnError::Raise },
             max_errors,
+            device: device.transpose()?,
             cache: CacheSettings {
                 dir: cache_dir,
                 limit_bytes: cache_limit,

@@ -11,7 +11,7 @@ use super::interrupt::Interrupt;
 use super::ls::peek;
 use super::place::Place;
 use crate::catalog::Catalog;
-use crate::field::{DecodeMode, Field, FieldKind, Shapes};
+use crate::field::{Convert, DecodeMode, Field, FieldKind, Shapes};
 use crate::measure::decoding::training;
 use crate::measure::process::cpu_seconds;
 use crate::options::{CacheSettings, LoaderOptions};
@@ -168,7 +168,11 @@ impl JobArguments {
     }
 
     fn picture(&self) -> FieldKind {
-        FieldKind::Image { transforms: training(self.crop).to_vec(), decode: DecodeMode::Exact }
+        FieldKind::Image {
+            transforms: training(self.crop).to_vec(),
+            decode: DecodeMode::Exact,
+            convert: Convert::default(),
+        }
     }
 
     pub(super) fn options(

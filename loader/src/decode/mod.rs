@@ -3,15 +3,17 @@
 //! A [`Decoder`] belongs to one thread and does no I/O. Its promises:
 //!
 //! - The format is what the bytes say, whatever the member is called.
-//! - Of a JPEG only the rows and columns that the crop needs are decoded, and the resize writes into the slot itself.
+//! - Of a JPEG only the rows and columns that the crop needs are decoded, and the resize writes into the slot itself; where the slot holds
+//!   other numbers than pixels, into memory that the decoder keeps, from which [`Converter`] writes into the slot.
 //! - [`DecodeMode::Exact`] equals Pillow's `exif_transpose`, `convert("RGB")`, `crop`, `resize` within 2 levels; see
 //!   docs/decoding.md for what was measured.
 //! - Damaged or hostile bytes are a [`DecodeError`]: no panic, no hang, no memory beyond [`Limits`].
 //! - Scratch memory is kept from image to image, but never more than [`Limits::max_scratch_bytes`].
 //!
-//! bytes → ([`jpeg`] or formats) → pixels of a region → ([`geometry`] says what with them) → resize → slot.
+//! bytes → ([`jpeg`] or formats) → pixels of a region → ([`geometry`] says what with them) → resize (→ [`convert`]) → slot.
 //! Which random numbers are drawn is [`Draws`]' affair; which shard a member came from, the pipeline's.
 
+pub mod convert;
 pub mod error;
 mod formats;
 pub mod geometry;
@@ -29,6 +31,7 @@ mod stored;
 pub(crate) mod testing;
 mod torchvision;
 
+pub use convert::Converter;
 pub use error::{DecodeError, Result};
 pub use geometry::{Draws, Geometry, fixed_output, resolve};
 pub use limits::Limits;
@@ -90,16 +93,18 @@ struct Buffers {
     aside: Vec<u8>,
     /// Outputs of stages before the last.
     stages: [Vec<u8>; 2],
+    /// The last one's, before it is converted.
+    finished: Vec<u8>,
 }
 
 impl Buffers {
-    fn all(&self) -> [&Vec<u8>; 4] {
-        [&self.source, &self.aside, &self.stages[0], &self.stages[1]]
+    fn all(&self) -> [&Vec<u8>; 5] {
+        [&self.source, &self.aside, &self.stages[0], &self.stages[1], &self.finished]
     }
 
-    fn all_mut(&mut self) -> [&mut Vec<u8>; 4] {
+    fn all_mut(&mut self) -> [&mut Vec<u8>; 5] {
         let [first, second] = &mut self.stages;
-        [&mut self.source, &mut self.aside, first, second]
+        [&mut self.source, &mut self.aside, first, second, &mut self.finished]
     }
 }
 
@@ -157,12 +162,52 @@ impl Decoder {
         draws: &dyn Draws,
         out: ImageOut<'_>,
     ) -> Result<Decoded> {
-        let result = match formats::sniff(bytes)? {
-            Format::Jpeg => self.jpeg_image(bytes, transforms, mode, draws, out),
-            other => self.other_image(bytes, other, transforms, draws, out),
-        };
+        let result = self.image_beside(0, bytes, transforms, mode, draws, out);
         self.trim();
         result
+    }
+
+    /// As [`Self::image`], with the pixels converted into `slot`, which has the bytes of an output of the right size.
+    ///
+    /// # Errors
+    /// As [`Self::image`].
+    pub fn converted(
+        &mut self,
+        bytes: &[u8],
+        transforms: &[Transform],
+        mode: DecodeMode,
+        draws: &dyn Draws,
+        converter: &Converter,
+        slot: &mut [u8],
+    ) -> Result<Decoded> {
+        let length = slot.len() / converter.number_bytes();
+        self.limits.check_bytes("the output", length as u64)?;
+        let mut finished = std::mem::take(&mut self.buffers.finished);
+        scratch::grow(&mut finished, length);
+        let pixels = ImageOut::Slot(&mut finished[..length]);
+        let result = self.image_beside(length as u64, bytes, transforms, mode, draws, pixels);
+        if result.is_ok() {
+            converter.convert(&finished[..length], slot);
+        }
+        self.buffers.finished = finished;
+        self.trim();
+        result
+    }
+
+    /// Holds `beside` bytes already.
+    fn image_beside(
+        &mut self,
+        beside: u64,
+        bytes: &[u8],
+        transforms: &[Transform],
+        mode: DecodeMode,
+        draws: &dyn Draws,
+        out: ImageOut<'_>,
+    ) -> Result<Decoded> {
+        match formats::sniff(bytes)? {
+            Format::Jpeg => self.jpeg_image(beside, bytes, transforms, mode, draws, out),
+            other => self.other_image(beside, bytes, other, transforms, draws, out),
+        }
     }
 
     /// Decodes a mask with an image's geometry: uint8 class indexes, the nearest ones, never mixed.
@@ -177,6 +222,7 @@ impl Decoder {
 
     fn jpeg_image(
         &mut self,
+        beside: u64,
         bytes: &[u8],
         transforms: &[Transform],
         mode: DecodeMode,
@@ -199,7 +245,7 @@ impl Decoder {
         let pixels = region.map_or(0, |region| region.size().pixels() + MARGINS * u64::from(region.height));
         let channels = if header.components == 4 { 4 } else { 3 };
         // The decoder of coefficients copies what it reads.
-        let needed = header.coefficient_bytes + pixels * channels + bytes.len() as u64;
+        let needed = beside + header.coefficient_bytes + pixels * channels + bytes.len() as u64;
         limits.check_bytes("JPEG", needed.saturating_add(geometry.stage_bytes(3)))?;
         let mut source = std::mem::take(&mut buffers.source);
         let nothing = Rect { x: 0, y: 0, width: 0, height: 0 };
@@ -215,6 +261,7 @@ impl Decoder {
 
     fn other_image(
         &mut self,
+        beside: u64,
         bytes: &[u8],
         format: Format,
         transforms: &[Transform],
@@ -224,7 +271,8 @@ impl Decoder {
         let Self { limits, resampler, buffers, .. } = self;
         let admit = |header: &formats::Header| {
             let geometry = resolve(transforms, header.orientation.size(header.size), draws, limits)?;
-            limits.check_bytes(format.name(), header.held_bytes.saturating_add(geometry.stage_bytes(3)))?;
+            let needed = beside.saturating_add(header.held_bytes).saturating_add(geometry.stage_bytes(3));
+            limits.check_bytes(format.name(), needed)?;
             Ok(geometry)
         };
         let mut source = std::mem::take(&mut buffers.source);

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::testing::{Encoded, Subsampling, jpeg, photo, with_exif};
 use super::*;
-use crate::field::{Interpolation, ResizeTo};
+use crate::field::{Convert, Interpolation, PixelLayout, PixelType, ResizeTo};
 
 fn half(_: u32, _: u32) -> f64 {
     0.5
@@ -79,6 +79,41 @@ fn a_slot_takes_the_pixels_without_a_copy_and_must_have_their_size() {
     assert_eq!(slot, image(&bytes, &[crop_to(32)]).unwrap().pixels.unwrap());
     let wrong = decoder.image(&bytes, &[], DecodeMode::Exact, &half, ImageOut::Slot(&mut slot));
     assert!(what(wrong).contains("24000 bytes, and its slot has 3072"));
+}
+
+#[test]
+fn converted_pixels_are_those_of_the_image_and_count_against_the_limit() {
+    let bytes = jpeg(&photo(100, 80), &Encoded::default());
+    let convert = Convert { dtype: PixelType::Float32, layout: PixelLayout::Nchw, ..Convert::default() };
+    let converter = Converter::new(&convert);
+    let pixels = image(&bytes, &[crop_to(32)]).unwrap().pixels.unwrap();
+    let mut expected = vec![0; pixels.len() * 4];
+    converter.convert(&pixels, &mut expected);
+    let mut decoder = Decoder::new(Limits::default());
+    let converted = |decoder: &mut Decoder, slot: &mut [u8]| {
+        decoder.converted(&bytes, &[crop_to(32)], DecodeMode::Exact, &half, &converter, slot)
+    };
+    let mut slot = vec![7; expected.len()];
+    assert!(converted(&mut decoder, &mut slot).unwrap().pixels.is_none());
+    assert_eq!(slot, expected);
+    let held = decoder.scratch_bytes();
+    converted(&mut decoder, &mut slot).unwrap();
+    assert_eq!(decoder.scratch_bytes(), held, "nothing more is allocated for the next image");
+    assert!(what(converted(&mut decoder, &mut [0; 48])).contains("3072 bytes, and its slot has 12"));
+
+    // An image that needs just what it may have.
+    let needed = |decoder: &mut Decoder, slot: Option<&mut [u8]>| {
+        decoder.set_max_decode_bytes(4000);
+        let result = match slot {
+            Some(slot) => converted(decoder, slot),
+            None => decoder.image(&bytes, &[crop_to(32)], DecodeMode::Exact, &half, ImageOut::New),
+        };
+        result.unwrap_err().needs_bytes.unwrap()
+    };
+    let plain = needed(&mut decoder, None);
+    assert_eq!(needed(&mut decoder, Some(&mut slot)), plain + pixels.len() as u64);
+    decoder.set_max_decode_bytes(plain + pixels.len() as u64);
+    converted(&mut decoder, &mut slot).unwrap();
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Mover {
         };
         let [slab] = to;
         let memory = Arc::new(Resident::new(slab, ready, self.place.clone()));
-        Ok(DeviceArray { dtype: array.dtype, shape: array.shape, memory })
+        Ok(DeviceArray { dtype: array.dtype, shape: array.shape, strides: array.strides, memory })
     }
 
     /// Copies bytes of the heap over pinned memory, piece by piece.

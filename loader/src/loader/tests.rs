@@ -10,7 +10,7 @@ use forebay_cache::testing::{FakeOrigin, Fault, Gate, Rule};
 use super::*;
 use crate::batch::Column;
 use crate::cli::pack::tar;
-use crate::field::{DecodeMode, Field, FieldKind, Shapes};
+use crate::field::{Convert, DecodeMode, Field, FieldKind, Shapes};
 use crate::options::{CacheSettings, OnError};
 
 mod memory;
@@ -40,7 +40,7 @@ fn field(name: &str, kind: FieldKind, shapes: Shapes) -> Field {
 }
 
 fn whole() -> FieldKind {
-    FieldKind::Image { transforms: vec![], decode: DecodeMode::Exact }
+    FieldKind::Image { transforms: vec![], decode: DecodeMode::Exact, convert: Convert::default() }
 }
 
 fn options(dir: &Path, fields: Vec<Field>, limit_bytes: u64) -> LoaderOptions {

@@ -9,10 +9,10 @@ use forebay_cache::{Lease, ObjectMeta};
 use super::slot::{ColumnLayout, Form, Kind, Layout};
 use crate::catalog::Found;
 use crate::dataset::{MemberEntry, SampleEntry};
-use crate::decode::{self, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, npy, scalar};
+use crate::decode::{self, Converter, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, npy, scalar};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::field::{Field, FieldKind};
+use crate::field::{Convert, Field, FieldKind, PixelLayout};
 use crate::plan::EpochRng;
 
 thread_local! {
@@ -25,6 +25,8 @@ thread_local! {
 pub(crate) struct SampleDecoder {
     fields: Vec<Field>,
     limits: Limits,
+    /// Of images whose pixels are not handed out as they are decoded.
+    converters: Vec<Option<Converter>>,
     /// Images before the masks that take their geometry.
     turns: Vec<usize>,
     /// Fields whose form depends on the sample, and images that such a mask takes its geometry from.
@@ -47,7 +49,16 @@ impl SampleDecoder {
         let picture = |kind: &FieldKind| matches!(kind, FieldKind::Image { .. } | FieldKind::Mask { .. });
         let measures_pictures =
             fields.iter().zip(&measured).any(|(field, measured)| *measured && picture(&field.kind));
-        Self { fields, limits, turns: [others, masks].concat(), measured, fixed, measures_pictures }
+        let converters = fields.iter().map(|field| converter(&field.kind)).collect();
+        Self {
+            fields,
+            limits,
+            converters,
+            turns: [others, masks].concat(),
+            measured,
+            fixed,
+            measures_pictures,
+        }
     }
 
     /// How batches of these fields lie in memory.
@@ -57,6 +68,10 @@ impl SampleDecoder {
             row: fixed_row(fields, field),
             kind: Kind::of(&field.kind),
             shapes: field.shapes,
+            channels_last: matches!(
+                field.kind,
+                FieldKind::Image { convert: Convert { layout: PixelLayout::ChannelsLast, .. }, .. }
+            ),
         };
         Layout { columns: fields.iter().map(column).collect() }
     }
@@ -117,18 +132,16 @@ impl SampleDecoder {
         geometries: &mut [Option<Geometry>],
     ) -> decode::Result<Option<Form>> {
         let kind = &self.fields[field].kind;
-        let pixels = |geometry: &Geometry, channels: &[usize]| {
-            let size = geometry.output();
-            let shape = [&[size.height as usize, size.width as usize], channels].concat();
-            Form::new(DType::U8, shape)
-        };
         Ok(Some(match kind {
             FieldKind::Int | FieldKind::Float => return Ok(None),
-            FieldKind::Image { transforms, .. } => {
+            FieldKind::Image { transforms, convert, .. } => {
                 let geometry = geometries[field].insert(decoder.geometry(bytes, transforms, draws)?);
-                pixels(geometry, &[3])
+                picture(convert, geometry.output().height, geometry.output().width)
             }
-            FieldKind::Mask { like } => pixels(self.geometry_of(like, geometries)?, &[]),
+            FieldKind::Mask { like } => {
+                let size = self.geometry_of(like, geometries)?.output();
+                Form::new(DType::U8, [size.height as usize, size.width as usize])
+            }
             FieldKind::Text | FieldKind::Json | FieldKind::Bytes => Form::new(DType::U8, [bytes.len()]),
             FieldKind::Numpy => {
                 let header = npy::parse(bytes)?;
@@ -198,8 +211,13 @@ impl SampleDecoder {
         geometries: &mut [Option<Geometry>],
     ) -> decode::Result<()> {
         match &self.fields[field].kind {
-            FieldKind::Image { transforms, decode } => {
-                let done = decoder.image(bytes, transforms, *decode, draws, ImageOut::Slot(cell))?;
+            FieldKind::Image { transforms, decode, .. } => {
+                let done = match &self.converters[field] {
+                    Some(converter) => {
+                        decoder.converted(bytes, transforms, *decode, draws, converter, cell)?
+                    }
+                    None => decoder.image(bytes, transforms, *decode, draws, ImageOut::Slot(cell))?,
+                };
                 geometries[field] = Some(done.geometry);
             }
             FieldKind::Mask { like } => {
@@ -248,6 +266,19 @@ fn measured(fields: &[Field], field: &Field) -> bool {
     fixed_row(fields, field).is_none() || fields.iter().any(taken_over)
 }
 
+/// What converts an image's pixels, where anything does.
+fn converter(kind: &FieldKind) -> Option<Converter> {
+    match kind {
+        FieldKind::Image { convert, .. } if !convert.is_plain() => Some(Converter::new(convert)),
+        _ => None,
+    }
+}
+
+/// Type and shape of an image of this size.
+fn picture(convert: &Convert, height: u32, width: u32) -> Form {
+    Form::new(convert.dtype.dtype(), convert.shape(height as usize, width as usize))
+}
+
 /// Type and shape of a field's row, where they don't depend on the sample.
 fn fixed_row(fields: &[Field], field: &Field) -> Option<Form> {
     if field.shapes == crate::field::Shapes::Ragged {
@@ -256,9 +287,9 @@ fn fixed_row(fields: &[Field], field: &Field) -> Option<Form> {
     match &field.kind {
         FieldKind::Int => Some(Form::new(DType::I64, [])),
         FieldKind::Float => Some(Form::new(DType::F64, [])),
-        FieldKind::Image { transforms, .. } => {
+        FieldKind::Image { transforms, convert, .. } => {
             let (height, width) = decode::fixed_output(transforms)?;
-            Some(Form::new(DType::U8, [height as usize, width as usize, 3]))
+            Some(picture(convert, height, width))
         }
         FieldKind::Mask { like } => {
             let image = fields.iter().find(|field| field.name == *like)?;

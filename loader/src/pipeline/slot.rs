@@ -29,6 +29,8 @@ pub(crate) struct ColumnLayout {
     pub(crate) row: Option<Form>,
     pub(crate) kind: Kind,
     pub(crate) shapes: Shapes,
+    /// Whether pixels are shown with their channels first, and stay where they are.
+    pub(crate) channels_last: bool,
 }
 
 /// What a column's values are.
@@ -55,7 +57,7 @@ impl Kind {
     }
 }
 
-/// Type and shape of a value.
+/// Type and shape of a value, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
     pub(crate) dtype: DType,
@@ -79,6 +81,12 @@ impl Form {
 }
 
 impl ColumnLayout {
+    /// The array of values that lie in C order.
+    fn array(&self, dtype: DType, shape: Vec<usize>, data: Lease) -> Array {
+        let array = Array::new(dtype, shape, data);
+        if self.channels_last { array.channels_first() } else { array }
+    }
+
     fn row_bytes(&self) -> Option<usize> {
         self.row.as_ref().map(Form::bytes)
     }
@@ -232,13 +240,13 @@ fn column(layout: &ColumnLayout, cells: Vec<Cell>, slab: Option<Slab>) -> Result
         (Kind::Bytes, _) => Column::Bytes(own(rows)?),
         (Kind::Array, Some(slab)) => packed(layout, &forms, &rows, slab)?,
         (Kind::Array, None) if layout.shapes == Shapes::Ragged => {
-            let array = |(Form { dtype, shape }, data)| Array { dtype, shape, data };
+            let array = |(Form { dtype, shape }, data)| layout.array(dtype, shape, data);
             Column::Ragged(forms.into_iter().zip(own(rows)?).map(array).collect())
         }
         (Kind::Array, None) => {
             let Form { dtype, shape } = form.ok_or_else(|| internal("a batch without rows"))?;
             let shape = std::iter::once(rows.len()).chain(shape).collect();
-            Column::Dense(Array { dtype, shape, data: joined(rows)? })
+            Column::Dense(layout.array(dtype, shape, joined(rows)?))
         }
     })
 }
@@ -265,7 +273,7 @@ fn packed(layout: &ColumnLayout, forms: &[Form], rows: &[Row], mut slab: Slab) -
     if slab.len() != Form::new(most.dtype, shape.clone()).bytes() {
         return Err(internal("a batch's memory is not its shape"));
     }
-    Ok(Column::Dense(Array { dtype: most.dtype, shape, data: slab.freeze() }))
+    Ok(Column::Dense(layout.array(most.dtype, shape, slab.freeze())))
 }
 
 /// Copies an array into the corner at index 0 of a larger one with as many dimensions.
@@ -303,7 +311,8 @@ mod tests {
     fn batch_of(shapes: Shapes, values: &[(&[usize], &[u8])]) -> Result<Batch> {
         let arena = Arena::new(1 << 20).unwrap();
         let region = arena.region("test", 1 << 20).unwrap();
-        let layout = ColumnLayout { name: "x".into(), row: None, kind: Kind::Array, shapes };
+        let layout =
+            ColumnLayout { name: "x".into(), row: None, kind: Kind::Array, shapes, channels_last: false };
         let mut most = Form::new(DType::U8, values[0].0);
         let rows = values.iter().enumerate().map(|(row, (shape, bytes))| {
             let mut slab = region.try_allocate(bytes.len()).unwrap();
@@ -337,6 +346,27 @@ mod tests {
         let Column::Dense(array) = &batch.columns[0].1 else { panic!("not dense") };
         assert_eq!(array.shape, [2, 2, 3]);
         assert_eq!(&*array.data, [1, 9, 9, 2, 9, 9, 3, 4, 5, 9, 9, 9]);
+    }
+
+    #[test]
+    fn pixels_in_channels_last_stay_in_memory_as_they_are() {
+        let arena = Arena::new(1 << 20).unwrap();
+        let mut slab = arena.region("test", 1 << 20).unwrap().try_allocate(2 * 2 * 3).unwrap();
+        slab.iter_mut().zip(0..).for_each(|(byte, number)| *byte = number);
+        let layout = ColumnLayout {
+            name: "x".into(),
+            row: None,
+            kind: Kind::Array,
+            shapes: Shapes::Equal,
+            channels_last: true,
+        };
+        let array = layout.array(DType::U8, vec![2, 1, 2, 3], slab.freeze());
+        assert_eq!(
+            (array.shape.as_slice(), array.strides.as_slice()),
+            (&[2, 3, 1, 2][..], &[6, 1, 6, 3][..])
+        );
+        assert_eq!(&*array.data, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert!(!array.is_c_contiguous() && !array.is_fortran_contiguous());
     }
 
     #[test]

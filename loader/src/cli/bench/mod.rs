@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
     /// The first image field.
     fn picture(&self) -> Option<(Field, Vec<Transform>, DecodeMode)> {
         self.fields.iter().find_map(|field| match &field.kind {
-            FieldKind::Image { transforms, decode } => Some((field.clone(), transforms.clone(), *decode)),
+            FieldKind::Image { transforms, decode, .. } => Some((field.clone(), transforms.clone(), *decode)),
             _ => None,
         })
     }

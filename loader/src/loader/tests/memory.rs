@@ -295,7 +295,7 @@ fn a_large_picture_waits_for_scratch_and_one_that_never_fits_says_which_limit_do
     let members: Vec<_> = (0..6).map(|number| (format!("{number}.jpg"), large.clone())).collect();
     let dir = folder(&[("a.tar", tar(&members))]);
     let transforms = vec![crate::field::Transform::CenterCrop { size: (2000, 2000) }];
-    let kind = FieldKind::Image { transforms, decode: DecodeMode::Exact };
+    let kind = FieldKind::Image { transforms, decode: DecodeMode::Exact, convert: Convert::default() };
     let small = LoaderOptions {
         batch_size: 1,
         prefetch_factor: 1,
