@@ -33,7 +33,7 @@ TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-d
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python test-wheel lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-wheel fake-cuda lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -56,6 +56,13 @@ test-python: extension $(TEST_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh chromium || echo "without Chromium the tests that open the benchmarks' report in it are skipped" >&2
 	$(TEST_ENV)/bin/python -m pytest $(PYTHON_TESTS)
 	MYPYPATH=python $(TEST_ENV)/bin/stubtest forebay._forebay
+
+# A folder for LD_LIBRARY_PATH: the simulated driver, under the names that programs load a driver by.
+fake-cuda: tools
+	$(CARGO) build --locked -p forebay-fake-cuda
+	mkdir -p $(CARGO_TARGET_DIR)/fake-cuda
+	cd $(CARGO_TARGET_DIR)/fake-cuda && cp ../debug/libforebay_fake_cuda.so new && mv new libcuda.so.1 && ln -sf libcuda.so.1 libcuda.so
+	@echo "$(CARGO_TARGET_DIR)/fake-cuda"
 
 lint: tools $(LINT_ENV)/ready kernels-check
 	$(CARGO) fmt --all --check

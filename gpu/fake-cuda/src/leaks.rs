@@ -1,0 +1,76 @@
+//! What was made and never given back.
+
+use crate::findings::{Kind, Origin};
+use crate::memory::Block;
+use crate::state::State;
+
+impl State {
+    /// Reports everything that there still is; how many.
+    pub(crate) fn leaks(&mut self, when: &'static str) -> usize {
+        let mut found = self.context_leaks(None);
+        for block in self.memory.blocks().values() {
+            if let Block::Reservation { bytes, origin, .. } = block {
+                found.push((format!("{bytes} bytes of addresses"), origin.clone()));
+            }
+        }
+        for physical in self.physical.values() {
+            found.push((format!("{} bytes of physical memory", physical.bytes), physical.origin.clone()));
+        }
+        for device in &self.devices {
+            found.extend(
+                device
+                    .retained
+                    .iter()
+                    .map(|origin| ("a reference to the primary context".to_owned(), origin.clone())),
+            );
+        }
+        self.report(found, when)
+    }
+
+    /// As [`State::leaks`], of what ends with a context.
+    pub(crate) fn leaks_of(&mut self, context: u64, when: &'static str) -> usize {
+        let found = self.context_leaks(Some(context));
+        self.report(found, when)
+    }
+
+    fn context_leaks(&self, only: Option<u64>) -> Vec<(String, Origin)> {
+        let of = |context: u64| only.is_none_or(|only| only == context);
+        let mut found = Vec::new();
+        for block in self.memory.blocks().values() {
+            if let Block::Allocation(allocation) = block
+                && of(allocation.context)
+                && allocation.ending.is_none()
+            {
+                found.push((
+                    format!("{} bytes of device memory", allocation.bytes),
+                    allocation.origin.clone(),
+                ));
+            }
+        }
+        for (start, pinned) in self.pinned.0.iter().filter(|(_, pinned)| of(pinned.context)) {
+            found.push((
+                format!("{} bytes of pinned memory ({:?})", pinned.end - start, pinned.pinning),
+                pinned.origin.clone(),
+            ));
+        }
+        let streams = self
+            .streams
+            .values()
+            .filter(|stream| !stream.destroyed && !stream.built_in && of(stream.context));
+        found.extend(streams.map(|stream| ("a stream".to_owned(), stream.origin.clone())));
+        let events = self.events.values().filter(|event| of(event.context));
+        found.extend(events.map(|event| ("an event".to_owned(), event.origin.clone())));
+        let modules = self.modules.values().filter(|module| of(module.context));
+        found.extend(modules.map(|module| ("a module".to_owned(), module.origin.clone())));
+        let graphs = self.graphs.values().filter(|graph| of(graph.context));
+        found.extend(graphs.map(|graph| ("a graph".to_owned(), graph.origin.clone())));
+        found
+    }
+
+    fn report(&mut self, found: Vec<(String, Origin)>, when: &'static str) -> usize {
+        for (what, origin) in &found {
+            self.found(Kind::Leak, &format!("{what}, still there at {when}"), origin, None);
+        }
+        found.len()
+    }
+}
