@@ -2,11 +2,14 @@
 #pragma once
 
 #define ANYWHERE __device__ inline
-#define KERNEL(name, Args) extern "C" __global__ void __launch_bounds__(256) forebay_##name(const __grid_constant__ Args args)
+#define KERNEL(name, Args) extern "C" __global__ void __launch_bounds__(256, 1) forebay_##name(const __grid_constant__ Args args)
 // Of use to the host alone: a template that nobody asks for becomes no code.
 #define EFFECTS(name, Args) \
     template <typename Effects> \
     __device__ void name##_effects(const Args& args, Effects& effects)
+
+#define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 // 16 bytes that one instruction moves.
 struct alignas(16) Wide {
@@ -36,3 +39,10 @@ ANYWHERE u64 thread_z() { return u64(blockIdx.z) * blockDim.z + threadIdx.z; }
 ANYWHERE u64 threads_x() { return u64(gridDim.x) * blockDim.x; }
 ANYWHERE u64 threads_y() { return u64(gridDim.y) * blockDim.y; }
 ANYWHERE u64 threads_z() { return u64(gridDim.z) * blockDim.z; }
+
+// Rounded one by one, whatever the compiler's options say.
+ANYWHERE float product(float a, float b) { return __fmul_rn(a, b); }
+ANYWHERE float sum(float a, float b) { return __fadd_rn(a, b); }
+
+ANYWHERE u32 bits_of(float value) { return __float_as_uint(value); }
+ANYWHERE float float_of(u32 bits) { return __uint_as_float(bits); }

@@ -1,6 +1,10 @@
 // All kernels for the host, and a table of them.
 #include "kernel.h"
 
+#include "cast.cu"
+#include "convert.cu"
+#include "crop.cu"
+#include "crop_resize.cu"
 #include "gather.cu"
 
 namespace {
@@ -43,6 +47,10 @@ void effects(const void* bytes, i64 shift, Tell tell, void* context) {
     { "forebay_" #name, sizeof(Args), run<Args, name##_thread>, effects<Args, name##_effects> }
 
 const Kernel kernels[] = {
+    ENTRY(cast, CastArgs),
+    ENTRY(convert, ConvertArgs),
+    ENTRY(crop, CropArgs),
+    ENTRY(crop_resize, CropResizeArgs),
     ENTRY(gather, GatherArgs),
 };
 

@@ -14,6 +14,9 @@
 #define KERNEL(name, Args) static void name##_thread(const Args& args)
 #define EFFECTS(name, Args) static void name##_effects(const Args& args, Effects& effects)
 
+#define UNROLL
+#define ROLLED
+
 // Told of an access: address, bytes, whether it writes.
 typedef void (*Tell)(void* context, u64 address, u64 bytes, bool writes);
 
@@ -76,3 +79,18 @@ inline u64 thread_z() { return machine.thread[2]; }
 inline u64 threads_x() { return machine.threads[0]; }
 inline u64 threads_y() { return machine.threads[1]; }
 inline u64 threads_z() { return machine.threads[2]; }
+
+// The build forbids to contract them.
+inline float product(float a, float b) { return a * b; }
+inline float sum(float a, float b) { return a + b; }
+
+inline u32 bits_of(float value) {
+    u32 bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+inline float float_of(u32 bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}

@@ -44,3 +44,48 @@ struct Global {
         return Global<Other>{address};
     }
 };
+
+// The largest of 1, 4, 8 and 16 bytes that divides `bytes`, as a type.
+template <bool yes, typename Then, typename Else>
+struct Choose {
+    typedef Then type;
+};
+template <typename Then, typename Else>
+struct Choose<false, Then, Else> {
+    typedef Else type;
+};
+template <u64 bytes>
+struct UnitOf {
+    typedef typename Choose<bytes % 4 == 0, u32, u8>::type Word;
+    typedef typename Choose<bytes % 8 == 0, u64, Word>::type Long;
+    typedef typename Choose<bytes % 16 == 0, Wide, Long>::type type;
+};
+
+// The first `count` of `values`, which follow each other in memory: in few accesses, where all are wanted and the address allows it.
+template <typename T, int most>
+ANYWHERE void load_some(Global<T> from, T (&values)[most], u32 count) {
+    typedef typename UnitOf<sizeof values>::type Unit;
+    if (count == most && sizeof(Unit) > sizeof(T) && from.aligned(sizeof(Unit))) {
+        Unit units[most * sizeof(T) / sizeof(Unit)];
+        UNROLL for (u64 at = 0; at < most * sizeof(T) / sizeof(Unit); at++) units[at] = from.template as<Unit>().load(at);
+        memcpy(values, units, sizeof values);
+        return;
+    }
+    UNROLL for (u32 at = 0; at < most; at++) {
+        if (at < count) values[at] = from.load(at);
+    }
+}
+
+template <typename T, int most>
+ANYWHERE void store_some(Global<T> to, const T (&values)[most], u32 count) {
+    typedef typename UnitOf<sizeof values>::type Unit;
+    if (count == most && sizeof(Unit) > sizeof(T) && to.aligned(sizeof(Unit))) {
+        Unit units[most * sizeof(T) / sizeof(Unit)];
+        memcpy(units, values, sizeof values);
+        UNROLL for (u64 at = 0; at < most * sizeof(T) / sizeof(Unit); at++) to.template as<Unit>().store(at, units[at]);
+        return;
+    }
+    UNROLL for (u32 at = 0; at < most; at++) {
+        if (at < count) to.store(at, values[at]);
+    }
+}
