@@ -10,7 +10,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use forebay_kernels::Launch;
+use forebay_kernels::{Kernel, Launch};
 
 use crate::error::Result;
 
@@ -232,4 +232,16 @@ impl Drop for Event {
         // SAFETY: the constructors created it, and nobody else has its handle.
         unsafe { self.device.drop_event(self.raw) };
     }
+}
+
+/// Starts a kernel with its arguments.
+///
+/// # Safety
+/// The memory that they name is the caller's to touch as the kernel does, until the stream has done it.
+pub unsafe fn launch<K: Kernel>(device: &Arc<dyn Device>, arguments: &K, stream: RawStream) -> Result<()> {
+    let start = std::ptr::from_ref(arguments).cast::<u8>();
+    // SAFETY: a struct of the C layout, read as bytes by the driver, which knows its size from the kernel; padding is not looked at.
+    let bytes = unsafe { std::slice::from_raw_parts(start, size_of::<K>()) };
+    // SAFETY: as the caller promises.
+    unsafe { device.launch(K::NAME, arguments.launch(), bytes, stream) }
 }

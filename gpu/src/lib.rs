@@ -15,7 +15,9 @@ mod pinned;
 pub mod staging;
 mod which;
 
-pub use device::{Address, Device, Event, Facts, RawStream, Stream};
+pub use device::{Address, Device, Event, Facts, RawStream, Stream, launch};
+pub use forebay_kernels as kernels;
+
 pub use error::{Error, Result};
 pub use memory::{DeviceMemory, DeviceSlab, Guard};
 pub use pinned::Pinned;

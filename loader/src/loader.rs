@@ -66,9 +66,10 @@ impl Loader {
         let world = World::new(options.rank, options.world_size)?;
         let reporter = Reporter::default();
         let threads = options.num_threads.unwrap_or_else(threads::default_threads);
-        let layout = Arc::new(SampleDecoder::layout_of(&options.fields));
+        let fields = DevicePlace::decoded_fields(&options);
+        let layout = Arc::new(SampleDecoder::layout_of(&fields));
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
-        let decoder = SampleDecoder::new(options.fields.clone(), shares.parts.limits());
+        let decoder = SampleDecoder::new(fields, shares.parts.limits());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("forebay-decode-{index}"))

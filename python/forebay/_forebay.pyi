@@ -7,12 +7,14 @@ from typing_extensions import disjoint_base
 
 __all__ = [
     "Array",
+    "DeviceArray",
     "Loader",
     "_ArrayBase",
     "_Handle",
     "__version__",
     "available_threads",
     "check_ranks_agree",
+    "count_devices",
     "main",
     "take_notices",
 ]
@@ -68,6 +70,67 @@ class _ArrayBase:
     def __len__(self) -> int: ...
 
 @final
+class DeviceArray:
+    """An array of a batch in the memory of a device, never copied: hand it to torch.from_dlpack, cupy.from_dlpack,
+    jax.dlpack.from_dlpack.
+
+    Its memory goes back to the loader when the last of them lets go, behind the work that they have queued on the stream that they
+    took it on; it may outlive the loader. Use on another stream is to be said: record_stream(stream).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions, outermost first."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements from one index of a dimension to the next."""
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the elements' type, such as "uint8"; "bfloat16", which numpy doesn't have."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+    @property
+    def device(self) -> str:
+        """As torch writes it: "cuda:0"."""
+
+    def record_stream(self, stream: Any) -> None:
+        """The memory is not used again before what is queued on this stream, given as its handle or as torch's object, when the
+        array is let go."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: Any = None,
+        dl_device: Any = None,
+        copy: Any = None,
+    ) -> Any:
+        """A DLPack capsule over the same memory, on which `stream` may work at once: it waits for the batch, the CPU doesn't.
+
+        `stream`: the handle of the consumer's stream; None and 1 are the legacy default stream, 2 the thread's, -1 asks for no
+        waiting. `dl_device=(1, 0)` copies to host memory and waits; then `stream` must be None. Whatever is asked wrongly, or of
+        a stream that is being captured, is a BufferError.
+        """
+
+    def _write_to(self, address: int, stream: int) -> None: ...
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(device type, device number): (2, 0) is the first CUDA device."""
+
+    def __len__(self) -> int: ...
+    def __array__(self, *_arguments: Any, **_keywords: Any) -> Any: ...
+
+@final
 class Array(_ArrayBase):
     """An array of a batch, in memory of the loader: C-contiguous but for Layout("channels_last"), writable, never copied.
 
@@ -112,6 +175,10 @@ class Loader:
         host_memory_limit: int,
         storage_options: dict[str, str],
         trace: str | None,
+        device: str | None,
+        local_rank: int | None,
+        gpu_memory_limit: int | None,
+        into_consumers: bool,
     ) -> Self:
         """Resolves the sources and opens the cache. `fields` is JSON, `timeout` seconds, limits bytes."""
 
@@ -153,6 +220,9 @@ class Loader:
 
     def write_trace(self) -> None:
         """Writes what was recorded, where that was asked for. For a closed loader."""
+
+def count_devices() -> int:
+    """CUDA devices that this process sees; 0 without a driver, or with one that is too old."""
 
 def check_ranks_agree(terms: list[str]) -> None:
     """An error where the `terms` of all ranks, by rank, are not the same."""

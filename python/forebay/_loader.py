@@ -60,6 +60,9 @@ class DataLoader:
     under `forebay.Error`.
     """
 
+    _into_consumers = False
+    """Whether batches on a device are written to the framework's own memory."""
+
     def __init__(
         self,
         urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -119,6 +122,7 @@ class DataLoader:
             trace=_trace(trace),
             device=_device(device),
             local_rank=_from_environment("LOCAL_RANK"),
+            into_consumers=self._into_consumers,
             gpu_memory_limit=None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit),
         )
         self.batch_size = batch_size

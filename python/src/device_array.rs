@@ -4,7 +4,7 @@
 //! thread, and is used again behind what its stream has queued by then. Whatever is asked wrongly is a BufferError: torch takes a TypeError for an
 //! older protocol and asks again without the stream, which would hand over memory that is not filled yet.
 
-use forebay_gpu::RawStream;
+use forebay_gpu::{Address, RawStream};
 use forebay_loader::batch::DeviceArray as Data;
 use forebay_loader::device::{Consumer, Export};
 use parking_lot::Mutex;
@@ -93,7 +93,13 @@ impl DeviceArray {
     /// Number of bytes.
     #[getter]
     fn nbytes(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.data(py)?.memory.bytes())
+        Ok(self.data(py)?.bytes())
+    }
+
+    /// Elements from one index of a dimension to the next.
+    #[getter]
+    fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.data(py)?.strides)
     }
 
     /// As torch writes it: "cuda:0".
@@ -201,6 +207,19 @@ impl DeviceArray {
         let (memory, consumer) = (data.memory.clone(), consumer(stream)?);
         let export = py.detach(move || memory.export(consumer)).map_err(|error| buffer_error(py, &error))?;
         offer(py, data, data.memory.address() as usize, here, false, export, max_version)
+    }
+
+    /// Writes the finished array to memory of the caller's on the same device, on a stream that waits for it: for `forebay.torch`.
+    ///
+    /// `address` has room for `nbytes` bytes, aligned for the dtype, laid out as `shape` and `strides` say.
+    #[allow(unsafe_code)]
+    fn _write_to(&self, py: Python<'_>, address: u64, stream: u64) -> PyResult<()> {
+        let data = self.data(py)?.clone();
+        // Frameworks write the legacy default stream as 0.
+        let stream = if stream == 0 { RawStream::LEGACY } else { RawStream(stream) };
+        // SAFETY: promised by the caller, which is the package itself.
+        let written = py.detach(move || unsafe { data.write_to(Address(address), stream) });
+        check(py, written)
     }
 
     /// (device type, device number): (2, 0) is the first CUDA device.

@@ -5,6 +5,7 @@
 //! Bytes cross the bus once, straight from the slot that the decoders wrote. What lies on the heap (values of variable size) goes over a
 //! small pinned part of the arena.
 
+mod convert;
 mod mover;
 mod resident;
 
@@ -17,7 +18,9 @@ use forebay_gpu::{Device, DeviceMemory, Pinned, Which};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::field::Field;
 use crate::options::LoaderOptions;
+use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::report::Reporter;
 use crate::session::Session;
@@ -40,6 +43,9 @@ pub struct DeviceSettings {
     pub which: Which,
     /// `gpu_memory_limit`. `None`: what the batches between the loader and its consumer take.
     pub limit_bytes: Option<u64>,
+    /// Whether the consumer takes every column into memory of its own ([`DeviceArray::write_to`](crate::batch::DeviceArray::write_to)):
+    /// conversions are then done on the way there.
+    pub into_consumers: bool,
 }
 
 /// A loader's place on a device.
@@ -47,6 +53,9 @@ pub struct DeviceSettings {
 pub(crate) struct DevicePlace {
     pub(crate) device: Arc<dyn Device>,
     pub(crate) memory: DeviceMemory,
+    /// Images that the device converts, and whether it waits for the consumer's own memory with that.
+    conversions: convert::Conversions,
+    into_consumers: bool,
     session: Arc<Session>,
     bounce: Region,
     copied_bytes: AtomicU64,
@@ -72,7 +81,12 @@ pub struct DeviceStats {
 }
 
 impl DevicePlace {
-    /// Opens the device, takes its memory, and pins the session's.
+    /// The fields as decoders are to make them for this device.
+    pub(crate) fn decoded_fields(options: &LoaderOptions) -> Vec<Field> {
+        if options.device.is_some() { convert::split(&options.fields).0 } else { options.fields.clone() }
+    }
+
+    /// Opens the device, takes its memory, and pins the session's. `layout` is of the fields as they are decoded.
     pub(crate) fn open(
         settings: &DeviceSettings,
         session: &Arc<Session>,
@@ -81,34 +95,28 @@ impl DevicePlace {
         reporter: &Reporter,
     ) -> Result<Self> {
         let device = CudaDevice::open(&settings.which)?;
-        Self::on(device, settings.limit_bytes, session, layout, options, reporter)
-    }
-
-    /// As [`Self::open`], on a device that is open.
-    pub(crate) fn on(
-        device: Arc<dyn Device>,
-        limit_bytes: Option<u64>,
-        session: &Arc<Session>,
-        layout: &Layout,
-        options: &LoaderOptions,
-        reporter: &Reporter,
-    ) -> Result<Self> {
-        let batch = layout.slab_bytes(options.batch_size) as u64;
+        let (_, conversions) = convert::split(&options.fields);
+        // What decoders make, and what the device makes of it.
+        let mut batch = layout.slab_bytes(options.batch_size) as u64;
+        if !settings.into_consumers && !conversions.is_empty() {
+            batch += SampleDecoder::layout_of(&options.fields).slab_bytes(options.batch_size) as u64;
+        }
         let batches = (options.prefetch_factor + HELD_BATCHES) as u64;
         let usual = if layout.is_variable() { DEFAULT_LIMIT_BYTES } else { 0 };
-        let limit = limit_bytes.unwrap_or_else(|| batch.saturating_mul(batches).saturating_add(usual));
-        let memory = DeviceMemory::new(&device, limit)?;
-        if memory.limit_bytes() < batch {
+        let limit = settings.limit_bytes;
+        let limit = limit.unwrap_or_else(|| batch.saturating_mul(batches).saturating_add(usual));
+        if limit < batch {
             return Err(forebay_gpu::Error::OverBudget {
                 device: device.facts().name.clone(),
                 what: format!("one batch of {}", options.batch_size),
                 wanted_bytes: batch,
-                limit_bytes: memory.limit_bytes(),
+                limit_bytes: limit,
                 used_bytes: 0,
                 advice: "raise gpu_memory_limit, or lower batch_size",
             }
             .into());
         }
+        let memory = DeviceMemory::new(&device, limit)?;
         if let Err(refused) = session.arena().pin(Arc::new(Pinned(device.clone()))) {
             reporter.announce(format!(
                 "host memory could not be pinned for {} ({refused}): copies to it are slower and wait for one another. Lower host_memory_limit, or \
@@ -117,7 +125,15 @@ impl DevicePlace {
             ));
         }
         let bounce = session.arena().region("values on their way to the device", BOUNCE_BYTES)?;
-        Ok(Self { device, memory, session: session.clone(), bounce, copied_bytes: AtomicU64::new(0) })
+        Ok(Self {
+            device,
+            memory,
+            conversions,
+            into_consumers: settings.into_consumers,
+            session: session.clone(),
+            bounce,
+            copied_bytes: AtomicU64::new(0),
+        })
     }
 
     fn arena(&self) -> &Arena {

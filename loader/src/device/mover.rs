@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use forebay_cache::Lease;
-use forebay_gpu::{DeviceSlab, Event, Slot, Staging};
+use forebay_gpu::{DeviceSlab, Event, Guard, Slot, Staging, Stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::convert::Pixels;
 use super::resident::Resident;
 use super::{BOUNCE_PIECE, DevicePlace};
 use crate::batch::{Array, Batch, Column, DeviceArray};
@@ -36,6 +37,8 @@ unsafe impl Slot for HostBytes {
 pub(crate) struct Mover {
     place: Arc<DevicePlace>,
     staging: Staging,
+    /// Kernels run beside copies.
+    kernels: Stream,
     arriving: mpsc::Receiver<Moving>,
     shop: Arc<Workshop>,
 }
@@ -48,8 +51,8 @@ impl Mover {
         ready: Arc<Ready>,
         arriving: mpsc::Receiver<Moving>,
     ) -> Result<()> {
-        let staging = Staging::new(&place.device)?;
-        let mover = Self { place: place.clone(), staging, arriving, shop };
+        let (staging, kernels) = (Staging::new(&place.device)?, Stream::new(&place.device)?);
+        let mover = Self { place: place.clone(), staging, kernels, arriving, shop };
         let run = move || {
             // A bug ends the epoch with an error, never in silence.
             let at_work = ready.clone();
@@ -102,8 +105,49 @@ impl Mover {
             self.bounced(&array.data, &mut to)?
         };
         let [slab] = to;
-        let memory = Arc::new(Resident::new(slab, ready, self.place.clone()));
-        Ok(DeviceArray { dtype: array.dtype, shape: array.shape, strides: array.strides, memory })
+        let convert =
+            self.place.conversions.iter().find(|(field, _)| field == name).map(|(_, convert)| convert);
+        let Some(convert) = convert else {
+            let memory = Arc::new(Resident::new(slab, ready, None, self.place.clone()));
+            return Ok(DeviceArray {
+                dtype: array.dtype,
+                shape: array.shape,
+                strides: array.strides,
+                memory,
+            });
+        };
+        let pixels = Pixels::new(&array.shape, convert)?;
+        let (dtype, (shape, strides)) = (convert.dtype.dtype(), pixels.form());
+        let memory = if self.place.into_consumers {
+            Resident::new(slab, ready, Some(pixels), self.place.clone())
+        } else if pixels.convert.is_plain() {
+            // Only the names of the dimensions change.
+            Resident::new(slab, ready, None, self.place.clone())
+        } else {
+            let (slab, ready) = self.converted(&pixels, slab, &ready, name)?;
+            Resident::new(slab, ready, None, self.place.clone())
+        };
+        Ok(DeviceArray { dtype, shape, strides, memory: Arc::new(memory) })
+    }
+
+    /// Converts pixels that have arrived, or are on their way, on the stream for kernels.
+    fn converted(
+        &mut self,
+        pixels: &Pixels,
+        mut from: DeviceSlab,
+        arrived: &Event,
+        name: &str,
+    ) -> Result<(DeviceSlab, Arc<Event>)> {
+        let mut to = self.room(pixels.bytes(), name)?;
+        let stream = self.kernels.raw();
+        arrived.wait_on(stream)?;
+        let started = pixels.start(&self.place.device, &from, to.address(), stream);
+        let done = Event::record(&self.place.device, stream).map(Arc::new);
+        for slab in [&mut from, &mut to] {
+            slab.guard(done.as_ref().map_or(Guard::Everything, |done| Guard::Event(done.clone())));
+        }
+        started?;
+        Ok((to, done?))
     }
 
     /// Copies bytes of the heap over pinned memory, piece by piece.

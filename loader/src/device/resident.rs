@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use forebay_gpu::device::Capture;
-use forebay_gpu::{Device, DeviceSlab, Event, Guard, RawStream};
+use forebay_gpu::{Address, Device, DeviceSlab, Event, Guard, RawStream};
 use parking_lot::Mutex;
 
+use super::convert::Pixels;
 use super::{BOUNCE_PIECE, DevicePlace};
 use crate::error::{Error, Result};
 
@@ -17,8 +18,10 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Resident {
     slab: DeviceSlab,
-    /// Behind the copy that fills it.
+    /// Behind the work that fills it.
     ready: Arc<Event>,
+    /// What its consumer's own memory is to hold instead of these bytes.
+    pixels: Option<Pixels>,
     place: Arc<DevicePlace>,
     /// Guards of exports that were let go, and streams that the consumer named besides.
     used: Mutex<Used>,
@@ -48,8 +51,30 @@ pub struct Export {
 }
 
 impl Resident {
-    pub(super) fn new(slab: DeviceSlab, ready: Arc<Event>, place: Arc<DevicePlace>) -> Self {
-        Self { slab, ready, place, used: Mutex::default() }
+    pub(super) fn new(
+        slab: DeviceSlab,
+        ready: Arc<Event>,
+        pixels: Option<Pixels>,
+        place: Arc<DevicePlace>,
+    ) -> Self {
+        Self { slab, ready, pixels, place, used: Mutex::default() }
+    }
+
+    /// Starts to write what it holds, converted where that is left to this, on a stream that waits for it.
+    ///
+    /// # Safety
+    /// `to` has room for it, and is the caller's to write on that stream.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn write_to(&self, to: Address, stream: RawStream) -> Result<()> {
+        match &self.pixels {
+            Some(pixels) => pixels.start(self.device(), &self.slab, to, stream),
+            None => {
+                let (from, bytes) = (self.slab.address(), self.slab.len() as usize);
+                // SAFETY: as the caller promises; the column is written to by nobody while it lives.
+                unsafe { self.device().copy_within(from, to, bytes, stream)? };
+                Ok(())
+            }
+        }
     }
 
     /// The device.
@@ -72,6 +97,14 @@ impl Resident {
     /// # Errors
     /// [`Error::Device`] for a stream of another device, and for one that is being captured: it is not touched.
     pub fn export(self: &Arc<Self>, consumer: Consumer) -> Result<Export> {
+        if self.pixels.is_some() {
+            return Err(Error::Panic { message: "the column's conversion is left to its consumer".into() });
+        }
+        self.lend(consumer)
+    }
+
+    /// As [`Self::export`], for what the loader does itself on the consumer's stream.
+    pub(super) fn lend(self: &Arc<Self>, consumer: Consumer) -> Result<Export> {
         if let Consumer::Stream(stream) = consumer {
             self.check_stream(stream)?;
             self.ready.wait_on(stream)?;
@@ -108,6 +141,9 @@ impl Resident {
     /// A copy in host memory. Blocks until it is there.
     #[allow(unsafe_code)]
     pub fn to_host(&self) -> Result<Vec<u8>> {
+        if self.pixels.is_some() {
+            return Err(Error::Panic { message: "the column's conversion is left to its consumer".into() });
+        }
         let device = self.device();
         let stream = forebay_gpu::Stream::new(device)?;
         self.ready.wait_on(stream.raw())?;
