@@ -12,7 +12,7 @@ import photos
 import pytest
 import synthetic
 from harness import browser, report, results
-from harness.page import timeline
+from harness.page.trace import read as trace_of
 
 PLOTS = {
     "shares",
@@ -70,7 +70,8 @@ def test_every_plot_is_there_with_its_axes(page: Path) -> None:
     assert "bytes per read" in figures["curve:blocks:0"]
     assert "GB/s" in figures["curve:blocks:0"]
     assert all(f"10{power}" in figures["curve:start:0"] for power in "³⁴⁵⁶⁷⁸⁹")
-    assert all(name in figures["timeline:training"] for name in ("read", "decode 0", "decode 1", "resize", "seconds"))
+    names = ("read", "decode 0", "decode 1", "resize", "seconds", "fetch: 20 at most", "batch 7")
+    assert all(name in figures["timeline:training"] for name in names)
 
 
 def test_nothing_from_outside_is_named_and_nothing_of_a_result_becomes_markup(page: Path) -> None:
@@ -143,13 +144,17 @@ def test_a_trace_of_the_loader_is_drawn_with_a_lane_for_each_thread_and_stage(tm
         trace=trace,
     ) as loader:
         assert sum(1 for _ in loader) == 10
-    lanes = timeline.read(trace)
+    found = trace_of(trace)
+    lanes = found.threads
     assert {"planner", "assembly", "forebay-decode-0", "consumer"} == {lane.split(" ")[0] for lane in lanes}
     assert sum(stage == "decode" for _, _, stage in lanes["forebay-decode-0"]) == 200
+    assert len(found.overlapping["batch"]) == 10
+    assert len(found.overlapping["read"]) == 200
+    assert {stage for _, _, stage in found.overlapping["read"]} <= {"read: origin", "read: nvme", "read: memory"}
     report.write(folder)
     figure = Page((folder / "report.html").read_text()).figures["timeline:training"]
     assert "✗" not in figure
-    assert "forebay-decode-0" in figure
+    assert all(text in figure for text in ("forebay-decode-0", "read: ", "batch 9"))
 
 
 def test_a_trace_of_single_instants_is_drawn(tmp_path: Path) -> None:
