@@ -1,6 +1,6 @@
 """Headless Chromium: what it makes of a page, what it asks the network for, and a picture.
 
-python -m harness.browser FOLDER PICTURE.png     a picture of the report of a folder of results
+python -m harness.browser FOLDER PICTURE.png     a folder of results in one picture
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from . import results
+from .page.overview import html
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # No sandbox: it can't be had as root. Nothing of Chromium's own may speak to the network.
 FLAGS = (
@@ -22,6 +25,8 @@ FLAGS = (
 LONGEST_SECONDS = 120
 # The initiator of a request that is no page's.
 CHROMIUM = "not an origin"
+# Of an overview, in pixels.
+WIDTH, MARGIN, COLOURS = 1440, 24, 96
 
 
 def find() -> str | None:
@@ -72,10 +77,26 @@ def _run(page: Path, flags: list[str]) -> str:
     return done.stdout
 
 
+def overview(folder: Path, file: Path) -> None:
+    """What a run promised and reached, with plots, in as few bytes as show it: cut to its contents, in COLOURS colours."""
+    from PIL import Image, ImageChops
+
+    with tempfile.TemporaryDirectory() as home:
+        page, whole = Path(home) / "overview.html", Path(home) / "whole.png"
+        page.write_text(html(results.read(folder)))
+        picture(page, whole, WIDTH, 3 * WIDTH)
+        with Image.open(whole) as image:
+            pixels = image.convert("RGB")
+    ground = Image.new("RGB", pixels.size, pixels.getpixel((0, 0)))
+    seen = ImageChops.difference(pixels, ground).getbbox() or (0, 0, 1, 1)
+    cut = pixels.crop((0, 0, WIDTH, seen[3] + MARGIN))
+    cut.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         raise SystemExit(__doc__)
-    picture(Path(arguments[0]) / "report.html", Path(arguments[1]).resolve())
+    overview(Path(arguments[0]), Path(arguments[1]).resolve())
     return 0
 
 

@@ -11,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +97,21 @@ class Meter:
 
 
 def epochs(settings: dict[str, Any], meter: Meter, batches: Callable[[], Iterable[tuple[Any, Any]]]) -> None:
-    """Takes an epoch's batches (arrays or tensors with their labels) to warm up, then the measured epochs'. With `cold` in the
-    settings, one epoch, measured from the program's beginning. With `check` only the first batch, into a file of that name, for
-    the harness to compare."""
+    """Takes an epoch's batches (arrays or tensors with their labels) to warm up, or only the first `warm_up_batches` of the
+    settings where they are an endless stream's; then the measured epochs'. With `cold`, one epoch, measured from the program's
+    beginning. With `check` only the first batch, into a file of that name, for the harness to compare."""
     meter.source = batches
     if settings.get("check"):
         array, labels = next(iter(batches()))
         delivered(meter, array, labels)
         keep(settings["check"], array)
         return
+    most = settings.get("warm_up_batches")
     for phase in phases(settings, meter):
         with phase:
-            for array, labels in batches():
+            for array, labels in islice(batches(), most):
                 delivered(meter, array, labels)
+        most = None
     meter.extra |= resident([os.getpid(), *workers(os.getpid())])
 
 

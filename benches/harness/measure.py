@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .child import LOOK_SECONDS, status
+from .install import refused
 
 Answer = dict[str, Any]
 
@@ -55,6 +56,12 @@ class Failed(Exception):
 
 class LeftOut(Exception):
     """Something that can't be measured here, and why; no failure of the contender's."""
+
+
+def needs(package: str) -> None:
+    """Raises Failed where the environment could not have this package, with the reason."""
+    if why := refused(package):
+        raise Failed(f"{package} does not install: {why}")
 
 
 @contextmanager

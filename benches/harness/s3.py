@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from servers import SeaweedFS
 
-from .measure import Answer, Contender, execute
+from .measure import Answer, Contender, LeftOut, execute
 from .place import Place, clear
 from .syncfs import syncfs
 
@@ -29,6 +30,12 @@ def serving(place: Place, files: Iterable[Path]) -> Iterator[SeaweedFS]:
             list(pool.map(lambda file: server.put(BUCKET, file.name, file), files))
         yield server
     place.remove("s3")
+
+
+def curl() -> None:
+    """Raises LeftOut where WebDataset has nothing to read from servers with."""
+    if not shutil.which("curl"):
+        raise LeftOut("curl is not installed, by which WebDataset reads from servers")
 
 
 def url(file: Path) -> str:

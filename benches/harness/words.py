@@ -50,6 +50,16 @@ def reached(target: Result) -> str:
     return "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
 
 
+# As the page has them.
+VERDICTS = {True: "<span class=yes>✓ met</span>", False: "<span class=no>✗ missed</span>", None: "not measured"}
+FAILED = "<span class=no>✗ failed</span>"
+
+
+def verdict(target: Result) -> str:
+    """Whether a figure is within its bounds, in HTML."""
+    return VERDICTS[target["met"]]
+
+
 def wanted(target: Result) -> str:
     """The bounds; nothing where nothing is promised."""
     bounds = [f"≥ {target['least']:g}"] if target["least"] is not None else []

@@ -15,7 +15,7 @@ pub struct Job {
     pub block_bytes: usize,
     /// Reads in flight, of all processes together.
     pub depth: usize,
-    /// How long, in seconds; fio takes whole ones.
+    /// How long, in seconds.
     pub seconds: f64,
     /// Whether places are drawn, or follow each other.
     pub random: bool,
@@ -83,7 +83,8 @@ impl Job {
 pub fn common(seconds: f64) -> Vec<String> {
     let mut command: Vec<String> =
         ["fio", "--direct=1", "--time_based", "--output-format=json"].map(str::to_owned).to_vec();
-    command.push(format!("--runtime={}", seconds.ceil()));
+    // Without a unit it takes whole seconds only.
+    command.push(format!("--runtime={}ms", (seconds * 1e3).round()));
     command
 }
 

@@ -124,7 +124,8 @@ def everything(path: Path) -> Path:
 
 
 def trace() -> list[dict[str, Any]]:
-    """Two threads that decode in small steps, and one that reads in large ones; times are microseconds."""
+    """Two threads that decode in small steps, and one that reads in large ones; fetches, twenty at once, and batches, two at
+    once; times are microseconds."""
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "thread_name", "pid": 1, "tid": at, "args": {"name": name}}
         for at, name in enumerate(("read", "decode 0", "decode 1"))
@@ -139,4 +140,10 @@ def trace() -> list[dict[str, Any]]:
             start: dict[str, Any] = {"ph": "X", "pid": 1, "tid": thread, "ts": 1000 * at + 300 * thread}
             events.append({**start, "name": "decode", "dur": 600})
             events.append({**start, "name": "resize", "ts": start["ts"] + 600, "dur": 250})
+    for number in range(100):
+        for phase, at in (("b", 18_000 * number), ("e", 18_000 * number + 355_000)):
+            events.append({"ph": phase, "cat": "fetch", "name": "fetch", "id": number, "pid": 1, "tid": 1, "ts": at})
+    for number in range(8):
+        for phase, at in (("b", 220_000 * number), ("e", 220_000 * number + 400_000)):
+            events.append({"ph": phase, "cat": "batch", "name": "batch", "id": number, "pid": 1, "tid": 1, "ts": at})
     return events

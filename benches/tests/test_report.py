@@ -11,8 +11,11 @@ import forebay
 import photos
 import pytest
 import synthetic
-from harness import browser, report, results
-from harness.page import timeline
+from harness import browser, machine, report, results
+from harness.measure import target
+from harness.page import overview
+from harness.page.trace import read as trace_of
+from PIL import Image
 
 PLOTS = {
     "shares",
@@ -45,6 +48,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.figures: dict[str, str] = {}
+        self.text = ""
         self._figure = ""
         self.feed(text)
 
@@ -58,6 +62,7 @@ class Page(HTMLParser):
         self._figure = "" if tag == "figure" else self._figure
 
     def handle_data(self, data: str) -> None:
+        self.text = " ".join([*self.text.split(), *data.split()])
         if self._figure:
             self.figures[self._figure] += f" {data}"
 
@@ -70,7 +75,8 @@ def test_every_plot_is_there_with_its_axes(page: Path) -> None:
     assert "bytes per read" in figures["curve:blocks:0"]
     assert "GB/s" in figures["curve:blocks:0"]
     assert all(f"10{power}" in figures["curve:start:0"] for power in "³⁴⁵⁶⁷⁸⁹")
-    assert all(name in figures["timeline:training"] for name in ("read", "decode 0", "decode 1", "resize", "seconds"))
+    names = ("read", "decode 0", "decode 1", "resize", "seconds", "fetch: 20 at most", "batch 7")
+    assert all(name in figures["timeline:training"] for name in names)
 
 
 def test_nothing_from_outside_is_named_and_nothing_of_a_result_becomes_markup(page: Path) -> None:
@@ -143,13 +149,17 @@ def test_a_trace_of_the_loader_is_drawn_with_a_lane_for_each_thread_and_stage(tm
         trace=trace,
     ) as loader:
         assert sum(1 for _ in loader) == 10
-    lanes = timeline.read(trace)
+    found = trace_of(trace)
+    lanes = found.threads
     assert {"planner", "assembly", "forebay-decode-0", "consumer"} == {lane.split(" ")[0] for lane in lanes}
     assert sum(stage == "decode" for _, _, stage in lanes["forebay-decode-0"]) == 200
+    assert len(found.overlapping["batch"]) == 10
+    assert len(found.overlapping["read"]) == 200
+    assert {stage for _, _, stage in found.overlapping["read"]} <= {"read: origin", "read: nvme", "read: memory"}
     report.write(folder)
     figure = Page((folder / "report.html").read_text()).figures["timeline:training"]
     assert "✗" not in figure
-    assert "forebay-decode-0" in figure
+    assert all(text in figure for text in ("forebay-decode-0", "read: ", "batch 9"))
 
 
 def test_a_trace_of_single_instants_is_drawn(tmp_path: Path) -> None:
@@ -168,6 +178,43 @@ def test_the_tables_go_between_the_marks_of_a_page_and_nowhere_else(tmp_path: Pa
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="has no lines"):
         report.include(page, "new")
+
+
+def test_an_overview_has_a_line_for_each_promise_with_the_case_that_is_furthest_from_it(tmp_path: Path) -> None:
+    over = [target(f"GB/s over fio, {case}", reached, least=0.95) for case, reached in (("4 KiB", 1.2), ("1 MiB", 0.9))]
+    unmeasured = [target("ms later, cold", None, most=50), target("ms later, warm", 60, most=50), target("ms", 3)]
+    head = {name: synthetic.reads()[name] for name in ("schema", "title", "small", "wall_seconds")}
+    folder = synthetic.folder(
+        tmp_path / "run",
+        synthetic.workload("cached_reads", synthetic.runs("forebay", [1.0]), targets=[*over, *unmeasured]),
+        {**head, "workload": "jpeg_training", "failed": "OSError: no room", "targets": []},
+    )
+    text = Page(overview.html(results.read(folder))).text
+    assert "GB/s over fio, the worst of 2: 1 MiB 0.900 ≥ 0.95 ✗ missed" in text
+    assert "ms later, the worst of 2: cold not measured ≤ 50 not measured" in text
+    assert "jpeg_training OSError: no room not measured ✗ failed" in text
+
+
+def test_an_overview_shows_loaders_and_sizes_of_the_published_run() -> None:
+    for published in (machine.BENCHES / "results").glob("*/machine.json"):
+        page = Page(overview.html(results.read(published.parent)))
+        plots = {"bars:jpeg_training:NVMe", "bars:jpeg_training:cold S3", "curve:cached_reads", "curve:dataset_size"}
+        assert page.figures.keys() == plots
+        for name in ("forebay", "DALI (CPU)", "WebDataset + Pillow", "SPDL", "limit: crop decode + resize alone"):
+            assert name in page.figures["bars:jpeg_training:NVMe"]
+
+
+@needs_chromium
+def test_the_picture_of_an_overview_is_cut_to_its_contents_and_small(tmp_path: Path) -> None:
+    published = next((machine.BENCHES / "results").glob("*/machine.json")).parent
+    assert browser.main([str(published), str(tmp_path / "overview.png")]) == 0
+    with Image.open(tmp_path / "overview.png") as image:
+        assert image.mode == "P"
+        assert image.width == browser.WIDTH
+        assert 800 < image.height < 2 * browser.WIDTH
+        lowest = image.convert("L").crop((0, image.height - 2 * browser.MARGIN, image.width, image.height))
+        assert lowest.getextrema()[0] < 250, "nothing but ground at the end"
+    assert (tmp_path / "overview.png").stat().st_size < 150_000
 
 
 # What a browser makes of each plot: its size, and how many texts stick out of it.

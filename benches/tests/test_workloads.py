@@ -164,9 +164,9 @@ def test_cold_training_is_held_against_the_slower_of_decoding_and_the_fastest_do
 
 def test_a_list_that_does_not_fit_into_memory_is_left_out(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('{\"value\": 1}')"]
-    (fits,) = take_turns([dataset_size.sampler(1000, command, tmp_path / "log")], 1)
+    (fits,) = take_turns([dataset_size.sampler(1000, command, tmp_path / "log", 1)], 1)
     assert fits["value"] == 1
-    (too_large,) = take_turns([dataset_size.sampler(10**15, command, tmp_path / "log")], 5)
+    (too_large,) = take_turns([dataset_size.sampler(10**15, command, tmp_path / "log", 5)], 5)
     assert "value" not in too_large
     assert re.fullmatch(r"its list of all numbers takes about 56000000 GB; \d+ GB are free", too_large["left_out"])
 

@@ -200,8 +200,6 @@ fn a_trace_that_can_not_be_made_leaves_no_file() {
     assert!(said.contains("nowhere/t.json can't be written") && said.contains("--output"), "{said}");
     let said = home.error(1, &["trace", "shards", "-o", "shards"]);
     assert!(said.contains("it is a folder"), "{said}");
-    let said = home.error(1, &["trace", "shards", "-o", "t.json", "--int", "label"]);
-    assert!(said.contains("label") && said.contains("cls"), "{said}");
     let said = home.error(1, &["trace", "nowhere.tar", "-o", "t.json"]);
     assert!(said.contains("nowhere.tar does not exist"), "{said}");
     for (arguments, wanted) in [
@@ -218,6 +216,30 @@ fn a_trace_that_can_not_be_made_leaves_no_file() {
     let left: Vec<_> =
         fs::read_dir(home.path(".")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_str().unwrap().contains("t.json")), "{left:?}");
+}
+
+#[test]
+fn a_trace_of_an_epoch_that_fails_ends_with_the_sample_that_did() {
+    let home = Home::new();
+    pictures(&home);
+    let members: Vec<_> = (0..PER_SHARD)
+        .map(|number| {
+            let label = if number == 17 { "not a number".into() } else { number.to_string() };
+            (format!("{number:06}.cls"), label.into_bytes())
+        })
+        .collect();
+    fs::write(home.path("shards/3.tar"), shards::tar(&members)).unwrap();
+    let options = ["-o", "t.json", "--int", "cls", "--batch-size", "10", "--storage-order", "--threads", "1"];
+    let said = home.error(1, &[&["trace", "shards"], &options[..]].concat());
+    assert!(said.contains("000017") && said.contains("not a number"), "{said}");
+    let events = events(&home.path("t.json"));
+    assert!(said.contains(&format!("t.json ends there, after {} events", events.len())), "{said}");
+    assert!(named(&events, "decode").count() >= 60, "the samples before it");
+    assert_eq!(named(&events, "decode, failed").count(), 1);
+    nest(&events);
+    // Nothing runs at all, and nothing is written.
+    let said = home.error(1, &["trace", "nowhere.tar", "-o", "none.json"]);
+    assert!(said.contains("nowhere.tar does not exist") && !home.path("none.json").exists(), "{said}");
 }
 
 #[test]
@@ -293,6 +315,59 @@ fn bench_takes_a_dataset_without_images() {
     let text =
         String::from_utf8(home.run(&["bench", "shards", "--rounds", "1", "--batches", "2"]).stdout).unwrap();
     assert!(text.contains("NVMe") && text.contains("memcpy") && text.contains("page cache"), "{text}");
+}
+
+#[test]
+fn every_image_field_counts_for_the_limit_of_decoding() {
+    let home = Home::new();
+    fs::create_dir(home.path("shards")).unwrap();
+    let members: Vec<_> = (0..PER_SHARD)
+        .flat_map(|number| {
+            ["large", "small"].map(|name| (format!("{number:06}.{name}.png"), picture(number)))
+        })
+        .collect();
+    fs::write(home.path("shards/0.tar"), shards::tar(&members)).unwrap();
+    let fields = ["--image", "large.png", "--image", "small.png"];
+    let options = ["--rounds", "1", "--batch-size", "4", "--crop", "8"];
+    let said = home.json(0, &[&["bench", "shards"], &fields[..], &options[..]].concat());
+    let limit = &said["limits"][0];
+    assert_eq!(limit["limit"], "decoding");
+    let per_sample = limit["median"].as_f64().unwrap() / limit["samples_per_second"].as_f64().unwrap();
+    assert!((per_sample - 2.0).abs() < 1e-9, "{limit}");
+}
+
+#[test]
+fn what_a_killed_bench_left_is_removed_and_what_a_living_one_has_is_not() {
+    let home = Home::new();
+    pictures(&home);
+    let endless = ["bench", "shards", "--rounds", "1000", "--crop", "32", "--cache-dir", "mine"];
+    let begun = |child: &mut std::process::Child| {
+        let folder = home.path(&format!(".forebay-bench-{}", child.id()));
+        let late = Instant::now() + Duration::from_secs(300);
+        while !folder.join("round-1").exists() {
+            assert!(Instant::now() < late && child.try_wait().unwrap().is_none(), "no round begins");
+            std::thread::yield_now();
+        }
+        folder
+    };
+    let (mut killed, mut living) = (home.start(&endless), home.start(&endless));
+    let (left, used) = (begun(&mut killed), begun(&mut living));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(left.exists());
+    // Not of a bench, whatever it is.
+    fs::create_dir(home.path(".forebay-bench-notes")).unwrap();
+    fs::write(home.path(".forebay-bench-7"), "a file").unwrap();
+
+    let output = home.run(&["bench", "shards", "--rounds", "1", "--crop", "32", "--cache-dir", "mine"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(&format!("removed {}, which a killed bench had left", left.display())), "{said}");
+    assert!(!left.exists() && used.exists(), "{said}");
+    assert!(home.path(".forebay-bench-notes").exists() && home.path(".forebay-bench-7").exists());
+    assert!(living.try_wait().unwrap().is_none());
+    interrupt(&living);
+    assert_eq!(living.wait().unwrap().code(), Some(130));
 }
 
 #[test]

@@ -54,7 +54,8 @@ class DataLoader:
         map: A function from batch to anything, called for each batch in the consumer's thread. The slow path: it runs
             under the interpreter lock, while nothing else of the program does.
         trace: A file for a timeline of what the loader did, written by `close()` in Chrome's trace format, for Perfetto or
-            chrome://tracing. The first 500,000 events are kept.
+            chrome://tracing. The first 500,000 events are kept. Of several ranks, each writes its own: "epoch.json" becomes
+            "epoch.rank3.json".
 
     Raises: `ConfigError` for an argument that can't be used, and whatever opening the dataset and the cache raises, all
     under `forebay.Error`.
@@ -119,7 +120,7 @@ class DataLoader:
             cache_limit=_sizes.parse("cache_limit", cache_limit),
             host_memory_limit=_sizes.parse("host_memory_limit", host_memory_limit),
             storage_options=_storage_options(storage_options),
-            trace=_trace(trace),
+            trace=_trace(trace, rank, world_size),
             device=_device(device),
             local_rank=_from_environment("LOCAL_RANK"),
             into_consumers=self._into_consumers,
@@ -392,7 +393,8 @@ def _from_environment(name: str) -> int | None:
         ) from None
 
 
-def _trace(file: Any) -> str | None:
+def _trace(file: Any, rank: int, world_size: int) -> str | None:
+    """The file to write. Of several ranks each has its own: its number comes before the suffix."""
     if file is None:
         return None
     try:
@@ -401,7 +403,10 @@ def _trace(file: Any) -> str | None:
         path = ""
     if not isinstance(path, str) or not path:
         raise ConfigError(f'trace={file!r}: give a file to write, such as "epoch.trace.json"')
-    return path
+    if world_size == 1:
+        return path
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}.rank{rank}{suffix}"
 
 
 def _cache_dir(folder: Any) -> str:

@@ -22,6 +22,18 @@ def test_a_closed_loader_has_written_what_it_did(dataset: Dataset, open_loader: 
     loader.close()
 
 
+def test_ranks_write_a_file_each(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
+    for rank in range(2):
+        cache = tmp_path / f"cache-{rank}"
+        given = {"rank": rank, "world_size": 2, "cache_dir": cache, "trace": tmp_path / "epoch.trace.json"}
+        with open_loader(dataset.urls, fields=SMALL, batch_size=6, **given) as loader:
+            mine = samples_of(loader)
+        events = json.loads((tmp_path / f"epoch.trace.rank{rank}.json").read_text())["traceEvents"]
+        decoded = [(event["args"]["shard"], event["args"]["sample"]) for event in events if event["name"] == "decode"]
+        assert sorted(set(mine) - set(decoded)) == []
+    assert not (tmp_path / "epoch.trace.json").exists()
+
+
 def test_without_it_nothing_is_written(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
     with open_loader(dataset.urls) as loader:
         samples_of(loader)

@@ -24,12 +24,16 @@ def html(run: Run) -> str:
     parts = [head(run), targets(run.workloads)]
     parts += [plot for plot in (shares(run.workloads), first_batches(run.workloads)) if plot]
     parts += [workload(result, run.folder) for result in run.workloads]
-    title = f"Forebay's benchmarks, {escape(run.name)}"
+    return document(f"Forebay's benchmarks, {run.name}", chr(10).join(parts))
+
+
+def document(title: str, body: str, kind: str = "") -> str:
+    """A whole file; `kind` is a class of its body."""
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>\n{STYLE.read_text()}</style></head>\n<body>{chr(10).join(parts)}</body></html>\n"
+        f'<style>\n{STYLE.read_text()}</style></head>\n<body class="{kind}">{body}</body></html>\n'
     )
 
 
@@ -47,22 +51,17 @@ def head(run: Run) -> str:
 
 
 def targets(results: list[dict[str, Any]]) -> str:
-    verdicts = {
-        True: "<span class=yes>✓ met</span>",
-        False: "<span class=no>✗ missed</span>",
-        None: "not measured",
-    }
     lines = []
     for result in results:
         for target in result["targets"]:
             wanted = words.wanted(target)
             part = " <span class=no>partial</span>" if "partial" in result else ""
             what = f'<a href="#{result["workload"]}">{escape(result["workload"])}</a>{part}'
-            met = verdicts[target["met"]] if wanted else "—"
+            met = words.verdict(target) if wanted else "—"
             lines.append([what, escape(target["what"]), words.reached(target), wanted or "—", met])
         if "failed" in result:
             failed = f"failed: {escape(result['failed'])}"
-            lines.append([escape(result["workload"]), failed, "not measured", "—", "<span class=no>✗ failed</span>"])
+            lines.append([escape(result["workload"]), failed, "not measured", "—", words.FAILED])
     return table(["workload", "figure", "reached", "wanted", ""], lines, numbers={2, 3})
 
 
@@ -125,6 +124,16 @@ def bar(row: dict[str, Any], result: dict[str, Any], values: list[float]) -> Bar
     )
 
 
+def row_bars(result: dict[str, Any], case: str) -> list[Bar]:
+    """A case's bars, one for each contender."""
+
+    def values(row: dict[str, Any]) -> list[float]:
+        mine = (run for run in result["runs"] if (run["case"], run["contender"]) == (case, row["contender"]))
+        return [run["value"] for run in mine if "value" in run]
+
+    return [bar(row, result, values(row)) for row in result["rows"] if row["case"] == case]
+
+
 def workload(result: dict[str, Any], folder: Path) -> str:
     name = result["workload"]
     parts = [f'<h2 id="{escape(name)}">{escape(result["title"])}</h2>']
@@ -135,11 +144,7 @@ def workload(result: dict[str, Any], folder: Path) -> str:
     parts.append(f"<p>{escape(result['conditions'])} <span class=soft>Took {words.duration(result)} in all.</span></p>")
     if "page_cache" in result:
         parts.append(f"<p class=soft>Page cache: {escape(result['page_cache'])}</p>")
-    groups: dict[str, list[Bar]] = {}
-    for row in result["rows"]:
-        runs = [run for run in result["runs"] if (run["case"], run["contender"]) == (row["case"], row["contender"])]
-        values = [run["value"] for run in runs if "value" in run]
-        groups.setdefault(row["case"], []).append(bar(row, result, values))
+    groups = {case: row_bars(result, case) for case in dict.fromkeys(row["case"] for row in result["rows"])}
     less = " (less is better)" if result.get("better") == "less" else ""
     caption = f"{result['unit']} by contender{less}"
     if on_one_axis(groups):

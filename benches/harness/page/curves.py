@@ -31,12 +31,24 @@ def plot(name: str, curve: dict[str, Any], partial: bool) -> str:
         parts += [svg.line(LEFT, up(value), svg.WIDTH - RIGHT, up(value), "grid") for value in y_ticks]
         parts += [svg.text(LEFT - 8, up(value) + 4, svg.tick(value), anchor="end", kind="tick") for value in y_ticks]
         parts += [svg.line(across(value), HEIGHT, across(value), HEIGHT + 5, "grid") for value in x_ticks]
-        parts += [svg.text(across(value), HEIGHT + 18, shown(value), anchor="middle", kind="tick") for value in x_ticks]
+        parts += _ticks(x_ticks, across, shown)
         for shade, line in enumerate(curve["lines"].values()):
             parts += _line(line, shade, across, up)
     parts.append(svg.text((LEFT + svg.WIDTH - RIGHT) / 2, HEIGHT + 38, curve["x"], anchor="middle", kind="axis"))
     parts.append(svg.text(14, (TOP + HEIGHT) / 2, curve["y"], anchor="middle", kind="axis", turn=True))
     return svg.figure(name, caption, height + 46, parts)
+
+
+def _ticks(values: list[float], across: Callable[[float], float], shown: Callable[[float], str]) -> list[str]:
+    """Their names, but for those that would touch the one before."""
+    parts, end = [], float("-inf")
+    for value in values:
+        x, name = across(value), shown(value)
+        half = 3.5 * len(name)
+        if x - half > end:
+            parts.append(svg.text(x, HEIGHT + 18, name, anchor="middle", kind="tick"))
+            end = x + half
+    return parts
 
 
 def _across(xs: list[float]) -> tuple[Callable[[float], float], list[float]]:

@@ -2,7 +2,8 @@
 
 As https://github.com/webdataset/webdataset#readme and https://github.com/tmbdev-archive/wds-distributed#readme have it: shards
 and a buffer of samples shuffled, batches made in the workers ("important for efficiency, since transferring individual samples is
-slow"), WebLoader with batch_size=None, and an endless stream instead of epochs, so that no worker waits at an epoch's end.
+slow"), WebLoader with batch_size=None, and an endless stream instead of epochs, so that no worker waits at an epoch's end. With
+`once`, where each worker has as many shards as the others, the stream ends after an epoch: nothing is read for the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
     check = bool(settings.get("check"))
     image = {"pillow": WithPillow, "torchvision": WithTorchvision}[settings["images"]](check)
     shards = settings["shards"]
-    dataset = wds.WebDataset(shards, shardshuffle=False if check else len(shards), seed=settings["seed"]).repeat()
+    dataset = wds.WebDataset(shards, shardshuffle=False if check else len(shards), seed=settings["seed"])
+    if not settings.get("once"):
+        dataset = dataset.repeat()
     if not check:
         dataset = dataset.shuffle(1000)
     dataset = dataset.to_tuple("jpg", "cls").map_tuple(image, int)

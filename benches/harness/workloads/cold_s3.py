@@ -17,7 +17,7 @@ NEED_BYTES = 5 << 30
 
 def run(place: Place) -> dict[str, Any]:
     photos = place.photos(place.scaled(8, 2))
-    shards = place.copies("cold-shards", photos, place.scaled(1_000_000_000, 100_000_000))
+    shards = place.copies("cold-shards", photos, place.scaled(600_000_000, 100_000_000, full=1_000_000_000))
     total = sum(shard.stat().st_size for shard in shards)
     folder, log = place.work / "cold", place.logs / "cold_s3.log"
     with s3.serving(place, shards) as server:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..measure import Answer, Contender, LeftOut, curve, program, rows, take_turns, target
+from ..measure import Answer, Contender, LeftOut, curve, program, rows, sections, take_turns, target
 from ..place import Place
 
 TITLE = "Number of samples: from nothing to the first batch, in the middle of a shuffled epoch (simulated index)"
@@ -26,17 +27,19 @@ SLOW = 10**7
 def run(place: Place) -> Answer:
     shard = place.photos(1)[0]
     log = place.logs / "dataset_size.log"
-    runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
-    for case, samples in SIZES.items():
+
+    def turns(case: str, samples: int) -> list[Answer]:
         ours = [place.program("samples"), f"--samples={samples}", str(shard)]
         torch = [*place.peer("torch_sampler"), json.dumps({"samples": samples, "batch_size": 256})]
-        commands |= {f"forebay, {case}": ours, f"torch RandomSampler, {case}": torch}
+        commands.update({f"forebay, {case}": ours, f"torch RandomSampler, {case}": torch})
         contenders = [
             program("forebay", ours, log),
-            sampler(samples, torch, log),
+            sampler(samples, torch, log, place.few),
         ]
-        runs += take_turns(contenders, place.rounds, case)
+        return take_turns(contenders, place.rounds, case)
+
+    runs = sections({case: partial(turns, case, samples) for case, samples in SIZES.items()})
     table = rows(runs, "ms", "less")
     return {
         "unit": "ms",
@@ -68,9 +71,10 @@ def run(place: Place) -> Answer:
     }
 
 
-def sampler(samples: int, command: list[str], log: Path) -> Contender:
+def sampler(samples: int, command: list[str], log: Path, rounds: int) -> Contender:
     """torch's, left out where its list would not fit into memory."""
     contender = program("torch RandomSampler", command, log)
+    contender.rounds = 1 if samples >= SLOW else rounds
     need, memory = samples * BYTES_PER_NUMBER, available_bytes()
 
     def refuse(_: int) -> Answer:
@@ -78,8 +82,6 @@ def sampler(samples: int, command: list[str], log: Path) -> Contender:
 
     if need > memory:
         contender.go = refuse
-    elif samples >= SLOW:
-        contender.rounds = 1
     return contender
 
 

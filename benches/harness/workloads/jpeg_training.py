@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import Any
 
 import numpy as np
 from servers import SeaweedFS
 
 from .. import pixels, s3
-from ..install import refused
 from ..measure import (
     Answer,
     Contender,
     Failed,
-    LeftOut,
     execute,
+    needs,
     peaks,
     ratio,
     rows,
@@ -37,8 +35,6 @@ BATCH = 256
 OUTPUT = {"shape": [BATCH, 224, 224, 3], "dtype": "uint8"}
 NVME, MEMORY, S3 = "NVMe", "host memory", "cold S3"
 LIMIT = "limit: crop decode + resize alone"
-# Of the timeline: as many as show how stages repeat, in a megabyte.
-TRACED_BATCHES = 4
 
 # What a batch may differ from Pillow's by, on average, in levels: the same decoding and the same filter, rounded otherwise.
 EXACT_LEVELS = 2.0
@@ -57,23 +53,32 @@ PEERS: dict[str, tuple[str, str, float, dict[str, Any]]] = {
     "torchdata.nodes": ("torchdata_nodes", "torchdata", EXACT_LEVELS, {}),
     "Hugging Face datasets": ("hf_datasets", "datasets", EXACT_LEVELS, {}),
 }
+# Endless streams that take up to four seconds for a usual run's epoch: their workers' first batches warm up, and three quarters
+# are measured.
+STREAMS = ("WebDataset + Pillow", "WebDataset + torchvision.io", "SPDL", "torchdata.nodes")
+# Of a case that promises no rate.
+ROUNDS = 3
 FAST = 'forebay, decode="fast"'
 OVER_HTTP = "WebDataset + torchvision.io"
 TARGETS = {"DALI (CPU)": 3.0, "WebDataset + Pillow": 5.0, "WebDataset + torchvision.io": 3.0, "SPDL": 3.0}
 
 CONDITIONS = (
     "{shards} shards of {samples} photographs; {threads} decoding threads or worker processes each; a process per run. "
-    "NVMe and host memory: one epoch of warm-up, one measured, or {epochs} of forebay's and the limit's, which are short. "
-    "From NVMe forebay reads with O_DIRECT, from its cache folder; the others read the shards, or their own format made "
-    "from them beforehand, from the page cache (in their favour); the limit has the JPEGs in its memory. Before its first "
+    "NVMe and host memory: one epoch of warm-up, one measured, or {epochs} of forebay's and the limit's, which are short"
+    "{streams}. From NVMe forebay reads with O_DIRECT, from its cache folder; the others read the shards, or their own format "
+    "made from them beforehand, from the page cache (in their favour); the limit has the JPEGs in its memory. Before its first "
     "run each gives a batch without randomness (shorter side 256, middle 224), which is compared with Pillow's: `pixels` "
     "in the runs, levels of 255. Host memory: the warm-up reads the shards, and leaves them within host_memory_limit. Cold "
     "S3: {copies} shards with sidecars on a server on the same processors, into an empty cache folder; the first epoch, "
     "from the making of the loader on. Downloads are plain ones of the same shards to files, ended by syncfs, as images/s; "
-    "forebay's epoch ends with its last batch, when its last writes to the cache may still be under way. "
+    "forebay's epoch ends with its last batch, when its last writes to the cache may still be under way. The limit has an epoch "
+    "of warm-up there, and one measured. Peers over which nothing is promised take part in {few}. "
     "WebDataset reads by curl, its way for HTTP. Left out there: MosaicML Streaming and LitData, whose own formats would "
     "have to be on the server; DALI, SPDL, Grain, torchdata.nodes and FFCV, which are given files here; Hugging Face datasets, "
     "which needs s3fs. With worker processes, peak RSS is the sum of all, shared pages once each."
+)
+STREAMED = (
+    "; of {names}, which are endless streams, {warm_up_batches} batches of warm-up, and {samples} images measured"
 )
 
 
@@ -131,11 +136,20 @@ class Training:
             samples=SAMPLES_PER_SHARD,
             threads=self.place.threads,
             epochs=self.epochs,
+            streams="" if self.place.full else STREAMED.format(**self.streamed(STREAMS[0]), names=", ".join(STREAMS)),
+            few="every round" if self.place.full else "one round",
         )
 
-    def turns(self, case: str, contenders: list[Contender]) -> list[Answer]:
+    def streamed(self, name: str) -> dict[str, int]:
+        """How much an endless stream gives in a usual run."""
+        if name not in STREAMS or self.place.full:
+            return {}
+        samples = SAMPLES_PER_SHARD * len(self.shards) * 3 // 4
+        return {"samples": samples // BATCH * BATCH, "warm_up_batches": self.place.threads}
+
+    def turns(self, case: str, contenders: list[Contender], rounds: int | None = None) -> list[Answer]:
         self.commands |= {f"{case}: {contender.name}": contender.command for contender in contenders}
-        return take_turns(contenders, self.place.rounds, case)
+        return take_turns(contenders, rounds or self.place.rounds, case)
 
     def nvme(self) -> list[Answer]:
         warm(self.shards)
@@ -146,7 +160,7 @@ class Training:
         def python(
             name: str, module: str, package: str, levels: float, more: dict[str, Any], rounds: int | None = None
         ) -> Contender:
-            given = {**self.settings, **more}
+            given = {**self.settings, **more, **self.streamed(name)}
             if "converted" in more:
                 given["converted"] = str(self.place.kept / f"jpeg-{more['converted']}-{len(self.shards)}")
             contender = self.peer(name, module, package, given, rounds)
@@ -154,7 +168,8 @@ class Training:
             go = contender.go
 
             def checking(round_: int) -> Answer:
-                if not found and not refused(package):
+                needs(package)
+                if not found:
                     file = checks / f"{module}-{len(list(checks.iterdir()))}.npy"
                     execute([*self.place.peer(module), json.dumps({**given, "check": str(file)})], self.log)
                     found.update(pixels.differences(np.load(file), expected))
@@ -169,7 +184,7 @@ class Training:
             python("forebay", "forebay_jpeg", "forebay", EXACT_LEVELS, ours),
             *(python(name, *peer, None if name in TARGETS else self.place.few) for name, peer in PEERS.items()),
             python(FAST, "forebay_jpeg", "forebay", SIMILAR_LEVELS, {**ours, "decode": "fast"}, self.place.few),
-            self.limit(),
+            self.limit(self.epochs),
         ]
         # Brings the shards to NVMe: what a process finds there it reads from there.
         execute([*self.place.peer("forebay_jpeg"), json.dumps({**self.settings, **ours, "cold": True})], self.log)
@@ -178,13 +193,13 @@ class Training:
         return runs
 
     def timeline(self) -> None:
-        """The stages of the beginning of an epoch from NVMe, for the report."""
+        """The stages of an epoch from NVMe, for the report."""
         if self.place.results is None or stopped.is_set():
             return
         try:
             command = [
                 self.place.program("forebay"), "trace", "--json", f"--output={self.place.results / 'jpeg_training.trace.json'}",
-                f"--batches={TRACED_BATCHES}", f"--batch-size={BATCH}", f"--threads={self.place.threads}", "--image=jpg",
+                f"--batch-size={BATCH}", f"--threads={self.place.threads}", "--image=jpg",
                 "--int=cls", f"--cache-dir={self.place.work / 'jpeg-cache'}", "--cache-limit=20GB", "--host-memory-limit=2GB",
                 *map(str, self.shards),
             ]  # fmt: skip
@@ -196,7 +211,8 @@ class Training:
         folder = self.place.work / "jpeg-memory"
         more = {"epochs": self.epochs, "cache_dir": str(folder), "tier": "memory"}
         ours = self.peer("forebay", "forebay_jpeg", "forebay", {**self.settings, **more})
-        return self.turns(MEMORY, [self.emptying(folder.name, ours), self.limit()])
+        rounds = self.place.rounds if self.place.full else min(self.place.rounds, ROUNDS)
+        return self.turns(MEMORY, [self.emptying(folder.name, ours), self.limit(self.epochs)], rounds)
 
     def cold_s3(self) -> list[Answer]:
         samples = SAMPLES_PER_SHARD * len(self.copies)
@@ -213,7 +229,7 @@ class Training:
                 self.emptying("jpeg-cold", self.peer("forebay", "forebay_jpeg", "forebay", ours)),
                 *(in_images(download, samples) for download in files),
                 self.over_http(server, cold),
-                self.limit(),
+                self.limit(1),
             ]
             return self.turns(S3, contenders)
 
@@ -224,8 +240,7 @@ class Training:
         go = contender.go
 
         def run(round_: int) -> Answer:
-            if not shutil.which("curl"):
-                raise LeftOut("curl is not installed, by which WebDataset reads from servers")
+            s3.curl()
             return go(round_)
 
         contender.go = run
@@ -243,8 +258,7 @@ class Training:
         command = [*self.place.peer(module), json.dumps(settings)]
 
         def go(_: int) -> Answer:
-            if why := refused(package):
-                raise Failed(f"{package} does not install: {why}")
+            needs(package)
             return checked(execute(command, self.log))
 
         return Contender(name, go, command, rounds)
@@ -260,9 +274,9 @@ class Training:
         contender.go = run
         return contender
 
-    def limit(self) -> Contender:
+    def limit(self, epochs: int) -> Contender:
         command = [
-            self.place.program("crops"), f"--threads={self.place.threads}", f"--batch={BATCH}", f"--epochs={1 + self.epochs}",
+            self.place.program("crops"), f"--threads={self.place.threads}", f"--batch={BATCH}", f"--epochs={1 + epochs}",
             *map(str, self.shards),
         ]  # fmt: skip
         return Contender(LIMIT, lambda _: checked(execute(command, self.log)), command)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,20 @@ from servers import SeaweedFS
 
 from .. import s3
 from ..child import members
-from ..measure import Answer, Contender, Failed, LeftOut, execute, last_lines, ratio, rows, running, take_turns, target
+from ..measure import (
+    Answer,
+    Contender,
+    Failed,
+    LeftOut,
+    execute,
+    last_lines,
+    ratio,
+    rows,
+    running,
+    sections,
+    take_turns,
+    target,
+)
 from ..place import Place, drop
 
 TITLE = "Files of a bucket on loopback S3: Forebay, and the bucket mounted by rclone"
@@ -31,17 +45,19 @@ def run(place: Place) -> dict[str, Any]:
     total = sum(shard.stat().st_size for shard in shards)
     images = sum(len(jpeg) for shard in map(str, shards) for (jpeg,) in members([shard], "jpg"))
     log = place.logs / "mounted_bucket.log"
-    runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
+
+    def turns(case: str, server: SeaweedFS) -> list[Answer]:
+        contenders = [
+            forebay(place, server, shards, log, case == "cached"),
+            mounted(place, server, shards, log, case == "cached"),
+        ]
+        contenders = [whole(contender, images) for contender in contenders]
+        commands.update({contender.name: contender.command for contender in contenders})
+        return take_turns(contenders, place.few, case)
+
     with s3.serving(place, shards) as server:
-        for case in CASES:
-            contenders = [
-                forebay(place, server, shards, log, case == "cached"),
-                mounted(place, server, shards, log, case == "cached"),
-            ]
-            contenders = [whole(contender, images) for contender in contenders]
-            commands |= {contender.name: contender.command for contender in contenders}
-            runs += take_turns(contenders, place.few, case)
+        runs = sections({case: partial(turns, case, server) for case in CASES})
     for folder in ("mounted-shards", "mounted"):
         place.remove(folder)
     table = rows(runs, "GB/s")
@@ -92,14 +108,14 @@ def mounted(place: Place, server: SeaweedFS, shards: list[Path], log: Path, cach
     home = place.work / "mounted"
     point, cache = home / "bucket", home / "rclone"
     mount = [
-        place.installed("rclone"), "--config=", "mount", f"bench:{s3.BUCKET}", str(point), "--read-only", f"--cache-dir={cache}",
+        "rclone", "--config=", "mount", f"bench:{s3.BUCKET}", str(point), "--read-only", f"--cache-dir={cache}",
         "--vfs-cache-mode=full", "--vfs-cache-max-size=20G", "--vfs-read-chunk-size=16M", "--vfs-read-chunk-streams=16",
     ]  # fmt: skip
     settings = {"files": [str(point / shard.name) for shard in shards], "threads": place.threads}
     command = [*place.peer("tar_files"), json.dumps(settings)]
 
     def read() -> Answer:
-        with bucket(mount, s3.remote(server), point, log) as pid:
+        with bucket([place.installed(mount[0]), *mount[1:]], s3.remote(server), point, log) as pid:
             before = s3.cpu_seconds(pid)
             answer = execute(command, log)
             answer["cpu_seconds"] += s3.cpu_seconds(pid) - before

@@ -10,8 +10,7 @@ from typing import Any
 from servers import RangeServer
 
 from .. import s3
-from ..install import refused
-from ..measure import Answer, Contender, Failed, curve, execute, ratio, rows, take_turns, target
+from ..measure import Answer, Contender, curve, execute, needs, ratio, rows, sections, take_turns, target
 from ..place import SAMPLES_PER_SHARD, Place, warm
 
 TITLE = "Ranks of one machine with one cache folder (JPEG training, batches of 64 a rank)"
@@ -24,58 +23,93 @@ COLD, WARM = "from the origin", "NVMe"
 # Each process also asks for sizes and sidecars, which are small beside the shards.
 MOST_BYTES = 1.01
 PEER = "WebDataset + torchvision.io"
+# Batches of a worker before it is measured, from NVMe: an endless stream, of which more would tell nothing.
+WARM_UP = 2
+COLD_FOLDER = "ranks-cold"
 
 
 def run(place: Place) -> dict[str, Any]:
-    log = place.logs / "ranks.log"
-    photos = place.photos(place.scaled(8, 2))
-    # Names of their own: sidecars lie beside them.
-    shards = place.copies("ranks-shards", photos, sum(photo.stat().st_size for photo in photos))
-    s3.indexed(place, shards, log)
-    warm(shards)
-    settings = {
-        "samples": SAMPLES_PER_SHARD * len(shards),
-        "batch_size": BATCH,
-        "threads": place.threads,
-        "seed": 0,
-        "epochs": 1,
-        "host_memory_limit": "512MB",
-    }
-    with RangeServer(shards[0].parent) as origin:
-        urls = [f"{origin.url}/{shard.name}" for shard in shards]
-        contenders = [cold(place, ranks, {**settings, "shards": urls}, origin, log) for ranks in RANKS]
-        runs = take_turns(contenders, place.rounds, COLD)
-    files = {**settings, "shards": [str(shard) for shard in shards], "cache_dir": str(place.empty("ranks-cache"))}
-    # Brings the shards to NVMe: what a process finds there it reads from there.
-    execute([*place.peer("forebay_jpeg"), json.dumps({**files, "cold": True})], log)
-    there = [
-        *(forebay(place, ranks, {**files, "tier": "nvme"}, log) for ranks in RANKS),
-        *(peer(place, workers, files, log) for workers in RANKS if workers <= len(shards)),
-    ]
-    runs += take_turns(there, place.rounds, WARM)
-    for name in ("ranks-shards", "ranks-cache"):
+    ranks = Ranks(place)
+    runs = sections({COLD: ranks.cold, WARM: ranks.warm})
+    for name in ("ranks-shards", "ranks-cache", "ranks-cold"):
         place.remove(name)
     table = rows(runs, "images/s")
     return {
         "unit": "images/s",
         "conditions": (
-            f"{len(shards)} shards of {SAMPLES_PER_SHARD} photographs with sidecars. A process per rank, {place.threads} "
+            f"{len(ranks.shards)} shards of {SAMPLES_PER_SHARD} photographs with sidecars. A process per rank, {place.threads} "
             "decoding threads in all, but one a rank at least, so that ranks beyond that number share processors; images of "
             "all together, from a start that they wait for to the end of the last one. From the origin: the loaders' making "
-            "and an epoch into an empty folder, from an HTTP server on the same processors that counts what it sends. NVMe: "
-            f"the second epoch of processes that find the shards in the folder. {PEER}: as many torch workers, which read "
-            "half as many from the page cache; each epoch would read the origin anew. Memory: of all processes at the end, "
-            "each page counted once (PSS) and once for each (RSS)."
+            "and an epoch into an empty folder, from an HTTP server on the same processors that counts what it sends "
+            f"(origin_bytes in the runs). NVMe: the second epoch of processes that find the shards in the folder. {PEER}: as "
+            "many torch workers. From the origin, by curl, its way for HTTP, from the making of the loader on: each worker "
+            "reads its own shards, in each epoch anew, as nothing is kept. NVMe: from the page cache, half as many images "
+            f"after {WARM_UP} batches a worker. Memory: of all processes at the end, each page counted once (PSS) and once "
+            "for each (RSS)."
         ),
         "page_cache": "warm: the shards are read before. forebay reads its cache folder past it, with O_DIRECT.",
-        "settings": settings,
-        "commands": {contender.name: contender.command for contender in [*contenders, *there]},
+        "settings": ranks.settings,
+        "commands": ranks.commands,
         "runs": runs,
         "rows": table,
         "targets": targets(runs, table),
         "tiers": {COLD: "origin", WARM: "NVMe"},
         "curves": curves(runs),
     }
+
+
+class Ranks:
+    """The same shards and settings for both parts."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.log = place, place.logs / "ranks.log"
+        photos = place.photos(place.scaled(8, 2))
+        # Names of their own: sidecars lie beside them.
+        self.shards = place.copies("ranks-shards", photos, sum(photo.stat().st_size for photo in photos))
+        s3.indexed(place, self.shards, self.log)
+        warm(self.shards)
+        self.settings: dict[str, Any] = {
+            "samples": SAMPLES_PER_SHARD * len(self.shards),
+            "batch_size": BATCH,
+            "threads": place.threads,
+            "seed": 0,
+            "epochs": 1,
+            "host_memory_limit": "512MB",
+        }
+        self.workers = [workers for workers in RANKS if workers <= len(self.shards)]
+        self.commands: dict[str, list[str]] = {}
+
+    def turns(self, case: str, contenders: list[Contender]) -> list[Answer]:
+        self.commands |= {f"{case}: {contender.name}": contender.command for contender in contenders}
+        return take_turns(contenders, self.place.rounds, case)
+
+    def cold(self) -> list[Answer]:
+        place, log = self.place, self.log
+        with RangeServer(self.shards[0].parent) as origin:
+            urls = [f"{origin.url}/{shard.name}" for shard in self.shards]
+            settings = {**self.settings, "shards": urls, "cold": True}
+            ours = {**settings, "cache_dir": str(place.work / COLD_FOLDER)}
+            # As many as there are processors, and the most, tell how it goes; the others come with `make bench-full`.
+            as_threads = max(workers for workers in self.workers if workers <= place.threads)
+            some = self.workers if place.full else sorted({as_threads, self.workers[-1]})
+            contenders = [
+                *(into_empty(place, forebay(place, ranks, ours, log)) for ranks in RANKS),
+                *(peer(place, workers, {**settings, "once": True}, log) for workers in some),
+            ]
+            return self.turns(COLD, [counted(contender, origin) for contender in contenders])
+
+    def warm(self) -> list[Answer]:
+        place, log = self.place, self.log
+        folder = str(place.empty("ranks-cache"))
+        files = {**self.settings, "shards": [str(shard) for shard in self.shards], "cache_dir": folder}
+        # Brings the shards to NVMe: what a process finds there it reads from there.
+        execute([*place.peer("forebay_jpeg"), json.dumps({**files, "cold": True})], log)
+        half = {**files, "samples": files["samples"] // 2}
+        contenders = [
+            *(forebay(place, ranks, {**files, "tier": "nvme"}, log) for ranks in RANKS),
+            *(peer(place, number, {**half, "warm_up_batches": WARM_UP * number}, log) for number in self.workers),
+        ]
+        return self.turns(WARM, contenders)
 
 
 def named(ranks: int) -> str:
@@ -92,13 +126,11 @@ def forebay(place: Place, ranks: int, settings: dict[str, Any], log: Path) -> Co
     return Contender(named(ranks), go, command, None if ranks in (RANKS[0], RANKS[-1]) else place.few)
 
 
-def cold(place: Place, ranks: int, settings: dict[str, Any], origin: RangeServer, log: Path) -> Contender:
-    folder = place.work / "ranks-cold"
-    contender = forebay(place, ranks, {**settings, "cold": True, "cache_dir": str(folder)}, log)
+def counted(contender: Contender, origin: RangeServer) -> Contender:
+    """The contender, with what the origin sends for it."""
     go = contender.go
 
     def run(round_: int) -> Answer:
-        place.empty(folder.name)
         before = origin.sent_bytes
         answer = go(round_)
         return {**answer, "origin_bytes": origin.sent_bytes - before}
@@ -107,14 +139,26 @@ def cold(place: Place, ranks: int, settings: dict[str, Any], origin: RangeServer
     return contender
 
 
+def into_empty(place: Place, contender: Contender) -> Contender:
+    """The contender, with an empty cache folder to begin with."""
+    go = contender.go
+
+    def run(round_: int) -> Answer:
+        place.empty(COLD_FOLDER)
+        return go(round_)
+
+    contender.go = run
+    return contender
+
+
 def peer(place: Place, workers: int, settings: dict[str, Any], log: Path) -> Contender:
-    # An endless stream, of which half an epoch tells its rate.
-    given = {**settings, "samples": settings["samples"] // 2, "threads": workers, "images": "torchvision"}
+    given = {**settings, "threads": workers, "images": "torchvision"}
     command = [*place.peer("webdataset_torch"), json.dumps(given)]
 
     def go(_: int) -> Answer:
-        if why := refused("webdataset"):
-            raise Failed(f"webdataset does not install: {why}")
+        needs("webdataset")
+        if "cold" in given:
+            s3.curl()
         return {**execute(command, log), "processes": workers}
 
     return Contender(f"{PEER}, {workers} {'worker' if workers == 1 else 'workers'}", go, command, place.few)

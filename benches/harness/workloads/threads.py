@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
-from ..measure import Answer, curve, execute, peaks, program, ratio, rows, take_turns, target
+from ..measure import Answer, curve, execute, peaks, program, ratio, rows, sections, take_turns, target
 from ..place import SAMPLES_PER_SHARD, Place, warm
 from .jpeg_training import BATCH, LIMIT, OUTPUT, checked
 
@@ -30,20 +31,22 @@ def run(place: Place) -> Answer:
         "tier": "nvme",
         "decode": "exact",
     }
-    runs: list[Answer] = []
     commands: dict[str, list[str]] = {}
     # Brings the shards to NVMe: what a process finds there it reads from there.
     filling = {**settings, "threads": place.threads, "cold": True}
     execute([*place.peer("forebay_jpeg"), json.dumps(filling)], log)
-    for case, count in cases.items():
+
+    def turns(case: str, count: int) -> list[Answer]:
         ours = [*place.peer("forebay_jpeg"), json.dumps({**settings, "threads": count})]
         alone = [place.program("crops"), f"--threads={count}", f"--batch={BATCH}", *map(str, shards)]
-        commands |= {f"forebay, {case}": ours, f"{LIMIT}, {case}": alone}
+        commands.update({f"forebay, {case}": ours, f"{LIMIT}, {case}": alone})
         contenders = [
             program("forebay", ours, log, checked),
             program(LIMIT, alone, log, checked),
         ]
-        runs += take_turns(contenders, min(place.rounds, 3), case)
+        return take_turns(contenders, place.rounds if place.full else min(place.rounds, 2), case)
+
+    runs = sections({case: partial(turns, case, count) for case, count in cases.items()})
     place.remove("threads-cache")
     table = rows(runs, "images/s")
     memory = peaks(table, 2_000_000_000)

@@ -1,6 +1,6 @@
 //! `forebay trace`: runs an epoch and writes a timeline of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -62,14 +62,29 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
     let fields = place.run(left, prepare(&place, &arguments.job))?;
     let trace = Trace::new(arguments.events);
     let options = arguments.job.options(fields, place.settings.clone(), Some(trace.clone()));
-    let epoch = arguments.job.epoch(options, Start::now()?, interrupt)?;
+    let ran = arguments.job.epoch(options, Start::now()?, interrupt);
+    if trace.is_empty() {
+        return ran.map(drop);
+    }
     let written = trace.write(&arguments.output).map_err(failed)?;
+    let epoch = ran.map_err(|failure| ended(failure, &arguments.output, written))?;
     let threads = trace.threads().into_iter().map(|thread| Thread::of(thread, epoch.seconds)).collect();
     let interrupted = epoch.interrupted;
     output::print(&Traced { output: arguments.output.clone(), written, epoch, threads }, json)?;
     match interrupted {
         true => Err(Failure::Interrupted("the trace ends where the epoch did")),
         false => Ok(()),
+    }
+}
+
+/// Why the epoch ended, and that its trace ends there too.
+fn ended(failure: Failure, output: &Path, written: Written) -> Failure {
+    let events = count(written.events, "event");
+    let with_trace = |message| format!("{message}\n{} ends there, after {events}", output.display());
+    match failure {
+        Failure::Usage(message) => Failure::Usage(with_trace(message)),
+        Failure::Failed(message) => Failure::Failed(with_trace(message)),
+        other => other,
     }
 }
 

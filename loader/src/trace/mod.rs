@@ -177,6 +177,11 @@ impl Trace {
         self.shared.came.load(Relaxed).saturating_sub(self.shared.most_events) as u64
     }
 
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.shared.came.load(Relaxed) == 0
+    }
+
     /// What each thread that decoded did, by name; also what there was no room to keep.
     pub fn threads(&self) -> Vec<ThreadTime> {
         let lanes = self.shared.lanes.lock();

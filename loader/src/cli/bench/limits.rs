@@ -205,3 +205,22 @@ pub(super) fn decoding(
         Ok(decoded as f64 / began.elapsed().as_secs_f64())
     }
 }
+
+/// The rate of work that is done in turn at each of these: fields of a sample may differ in size.
+pub(super) fn in_turn(rates: &[f64]) -> f64 {
+    rates.len() as f64 / rates.iter().map(|rate| 1.0 / rate).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_field_counts_most() {
+        assert_eq!(in_turn(&[200.0]), 200.0);
+        assert_eq!(in_turn(&[100.0, 100.0]), 100.0);
+        // Of two samples a second there are four images.
+        assert!((in_turn(&[2000.0, 1e3 / 499.5]) - 4.0).abs() < 1e-9);
+        assert_eq!(in_turn(&[100.0, 0.0]), 0.0);
+    }
+}

@@ -19,7 +19,7 @@ use super::job::{Epoch, JobArguments, Start};
 use super::output;
 use super::place::{CacheArguments, Place};
 use crate::catalog::Catalog;
-use crate::field::{DecodeMode, Field, FieldKind, Transform};
+use crate::field::{Field, FieldKind};
 use crate::size;
 use figures::{Dataset, Figures, Limit, Tier};
 use scratch::Scratch;
@@ -160,9 +160,7 @@ impl<'a> Bench<'a> {
         self.figures.limit(Limit::Memcpy, limits::memcpy(threads)?);
         let catalog = self.catalog(&place)?;
         self.figures.limit(Limit::Disk, limits::disk(&place, &catalog, threads)?);
-        if let Some((field, transforms, mode)) = self.picture() {
-            let images = place.run(LEFT, limits::images(&place, &catalog, &field))?;
-            let rate = limits::decoding(&images, &transforms, mode, &self.arguments.job, self.interrupt)?;
+        if let Some(rate) = self.decoding(&place, &catalog)? {
             self.figures.limit(Limit::Decoding, rate);
         }
         drop(catalog);
@@ -188,12 +186,17 @@ impl<'a> Bench<'a> {
         if epoch.interrupted { Err(Failure::Interrupted(LEFT)) } else { Ok(epoch) }
     }
 
-    /// The first image field.
-    fn picture(&self) -> Option<(Field, Vec<Transform>, DecodeMode)> {
-        self.fields.iter().find_map(|field| match &field.kind {
-            FieldKind::Image { transforms, decode, .. } => Some((field.clone(), transforms.clone(), *decode)),
-            _ => None,
-        })
+    /// Images per second of a sample's image fields together. None where there is none.
+    fn decoding(&self, place: &Place<'_>, catalog: &Catalog) -> Result<Option<f64>, Failure> {
+        let mut rates = Vec::new();
+        for field in &self.fields {
+            if let FieldKind::Image { transforms, decode, .. } = &field.kind {
+                let images = place.run(LEFT, limits::images(place, catalog, field))?;
+                let job = &self.arguments.job;
+                rates.push(limits::decoding(&images, transforms, *decode, job, self.interrupt)?);
+            }
+        }
+        Ok((!rates.is_empty()).then(|| limits::in_turn(&rates)))
     }
 }
 
