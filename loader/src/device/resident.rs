@@ -4,6 +4,7 @@
 //! streams: the memory is used again behind an event on each stream that the column was exported to, recorded when that export is let go.
 //! Where nobody knows the stream, behind everything that the device has to do.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use forebay_gpu::device::Capture;
@@ -17,12 +18,14 @@ use crate::error::{Error, Result};
 /// Bytes of one column on a device.
 #[derive(Debug)]
 pub struct Resident {
-    slab: DeviceSlab,
+    /// There until the end.
+    slab: ManuallyDrop<DeviceSlab>,
     /// Behind the work that fills it.
     ready: Arc<Event>,
     /// What its consumer's own memory is to hold instead of these bytes.
     pixels: Option<Pixels>,
-    place: Arc<DevicePlace>,
+    /// There until the end.
+    place: ManuallyDrop<Arc<DevicePlace>>,
     /// Guards of exports that were let go, and streams that the consumer named besides.
     used: Mutex<Used>,
 }
@@ -57,6 +60,7 @@ impl Resident {
         pixels: Option<Pixels>,
         place: Arc<DevicePlace>,
     ) -> Self {
+        let (slab, place) = (ManuallyDrop::new(slab), ManuallyDrop::new(place));
         Self { slab, ready, pixels, place, used: Mutex::default() }
     }
 
@@ -186,11 +190,24 @@ impl Resident {
 }
 
 impl Drop for Resident {
+    #[allow(unsafe_code)]
     fn drop(&mut self) {
         let Used { guards, streams, anywhere } = std::mem::take(self.used.get_mut());
         let named: Vec<Guard> = streams.into_iter().map(|stream| self.guard_on(stream)).collect();
         let everywhere = anywhere.then(|| self.guard_everywhere());
         guards.into_iter().chain(named).chain(everywhere).for_each(|guard| self.slab.guard(guard));
+        // SAFETY: taken once, here, and not used again.
+        let (slab, place) =
+            unsafe { (ManuallyDrop::take(&mut self.slab), ManuallyDrop::take(&mut self.place)) };
+        drop(slab);
+        if let Some(last) = Arc::into_inner(place) {
+            // The loader is gone, and this was its last batch: giving device memory back waits for the device, which must not happen on a
+            // thread of the consumer's, perhaps with Python's lock.
+            let end = std::thread::Builder::new().name("forebay-gpu-end".into()).spawn(move || drop(last));
+            if let Err(error) = end {
+                tracing::debug!(%error, "the last batch's device was let go on the thread that dropped it");
+            }
+        }
     }
 }
 
