@@ -111,6 +111,12 @@ pub enum Error {
         /// Why it can't be used.
         what: &'static str,
     },
+    /// The process is ending.
+    #[error("{device} can't be used any more: the process is ending")]
+    Ending {
+        /// Which device.
+        device: Arc<str>,
+    },
     /// A child of `fork()`: CUDA doesn't survive it.
     #[error("a forked child can't use {device}: start the process anew (spawn)")]
     Forked {

@@ -15,6 +15,7 @@ __all__ = [
     "available_threads",
     "check_ranks_agree",
     "count_devices",
+    "end_devices",
     "main",
     "take_notices",
 ]
@@ -74,8 +75,8 @@ class DeviceArray:
     """An array of a batch in the memory of a device, never copied: hand it to torch.from_dlpack, cupy.from_dlpack,
     jax.dlpack.from_dlpack.
 
-    Its memory goes back to the loader when the last of them lets go, behind the work that they have queued on the stream that they
-    took it on; it may outlive the loader. Use on another stream is to be said: record_stream(stream).
+    Its memory goes back to the loader when the last of them lets go, behind the work that they have queued on the stream that
+    they took it on; it may outlive the loader. Use on another stream is to be said: record_stream(stream).
     """
 
     @property
@@ -223,6 +224,9 @@ class Loader:
 
 def count_devices() -> int:
     """CUDA devices that this process sees; 0 without a driver, or with one that is too old."""
+
+def end_devices() -> None:
+    """Ends all use of devices, at exit: batches that are still held keep their memory until the process is gone."""
 
 def check_ranks_agree(terms: list[str]) -> None:
     """An error where the `terms` of all ranks, by rank, are not the same."""

@@ -308,6 +308,7 @@ def _close_all() -> None:
     """Leaves every cache folder in good order at exit. In a forked child nothing is there to close."""
     for loader in list(_open_loaders):
         _quietly(loader.close)
+    _quietly(_forebay.end_devices)
 
 
 def _quietly(call: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
 """`forebay.torch.DataLoader`: the same arguments, torch tensors in the batches.
 
-Arrays become tensors over the same memory (no copy); with device="cuda" they are torch's own, filled on its current stream. Images are NCHW views in channels_last strides, ragged ones CHW, where
-their transform= has no Layout that says otherwise. Text, Json and Bytes stay lists. Don't put it inside
-torch.utils.data.DataLoader, nor in worker processes: its own threads decode ahead.
+Arrays become tensors over the same memory (no copy); with device="cuda" they are torch's own, filled on its current stream.
+Images are NCHW views in channels_last strides, ragged ones CHW, where their transform= has no Layout that says otherwise. Text,
+Json and Bytes stay lists. Don't put it inside torch.utils.data.DataLoader, nor in worker processes: its own threads decode ahead.
 """
 
 from collections.abc import Iterator

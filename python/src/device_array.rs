@@ -286,3 +286,9 @@ fn buffer_error(py: Python<'_>, error: &forebay_loader::Error) -> PyErr {
 pub(crate) fn count_devices(py: Python<'_>) -> u32 {
     py.detach(|| forebay_gpu::cuda::CudaDevice::count().unwrap_or(0))
 }
+
+/// Ends all use of devices, at exit: batches that are still held keep their memory until the process is gone.
+#[pyfunction]
+pub(crate) fn end_devices(py: Python<'_>) {
+    py.detach(forebay_gpu::cuda::end);
+}

@@ -26,7 +26,7 @@ mod _forebay {
     #[pymodule_export]
     use super::array::{ArrayBase, Handle};
     #[pymodule_export]
-    use super::device_array::{DeviceArray, count_devices};
+    use super::device_array::{DeviceArray, count_devices, end_devices};
     #[pymodule_export]
     use super::loader::{Loader, available_threads, check_ranks_agree, take_notices};
     #[pymodule_export]

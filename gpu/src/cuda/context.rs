@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use cudarc::driver::sys;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::driver::{Driver, words};
 use crate::error::{Error, Result};
@@ -13,6 +14,15 @@ use crate::error::{Error, Result};
 /// error, hardware stack error, illegal instruction, misaligned address, invalid address space, invalid program counter, launch failure,
 /// device fell off the bus or needs a reset (46, 101 are of other kinds).
 const STICKY: &[u32] = &[214, 220, 700, 702, 708, 714, 715, 716, 717, 718, 719, 721, 999];
+
+/// True once the process is ending: the driver shuts down then, and no call may begin. Held for reading during every call.
+static ENDING: RwLock<bool> = RwLock::new(false);
+
+/// Ends all use of the driver, for a process that is about to exit: waits for calls under way, and refuses later ones. What is still held on devices
+/// goes with the process.
+pub(super) fn end() {
+    *ENDING.write() = true;
+}
 
 /// Retained for as long as this lives: pointers are then valid in torch, JAX and CuPy, which use the same one.
 #[derive(Debug)]
@@ -53,6 +63,10 @@ impl Context {
         if self.is_forked() {
             return Err(Error::Forked { device: self.name.clone() });
         }
+        let ending = ENDING.read_recursive();
+        if *ending {
+            return Err(Error::Ending { device: self.name.clone() });
+        }
         if let Some(lost) = self.lost.get() {
             return Err(lost.clone());
         }
@@ -68,7 +82,7 @@ impl Context {
             unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
             return Err(error);
         }
-        Ok(Inside { context: self, mode, on_this_thread: PhantomData })
+        Ok(Inside { context: self, mode, _ending: ending, on_this_thread: PhantomData })
     }
 
     pub(super) fn is_forked(&self) -> bool {
@@ -98,7 +112,8 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if !self.is_forked() {
+        let ending = (!self.is_forked()).then(|| ENDING.read_recursive());
+        if ending.is_some_and(|ending| !*ending) {
             // SAFETY: retained once, released once; everything that was made in it holds it, and is gone.
             self.note("cuDevicePrimaryCtxRelease", unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) }
                 as u32);
@@ -112,6 +127,7 @@ impl Drop for Context {
 pub(super) struct Inside<'a> {
     context: &'a Context,
     mode: sys::CUstreamCaptureMode,
+    _ending: RwLockReadGuard<'static, bool>,
     /// What it changed is the thread's: it can't go to another one.
     on_this_thread: PhantomData<*mut ()>,
 }

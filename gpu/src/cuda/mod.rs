@@ -144,6 +144,12 @@ impl CudaDevice {
     }
 }
 
+/// Ends all use of CUDA by this crate, for a process that is about to exit: waits for calls under way; later ones are [`Error::Ending`], and what is
+/// still held goes with the process.
+pub fn end() {
+    context::end();
+}
+
 fn device_at(index: i32) -> Result<sys::CUdevice> {
     let mut device = 0;
     // SAFETY: writes one handle.
