@@ -42,7 +42,10 @@ class DataLoader:
         rank, world_size: This process among those that share an epoch. Default: RANK and WORLD_SIZE, or 0 of 1.
         shuffle_window: Samples over which order is random; part of the order. Default: 131,072, or the state's.
         canonical_ranks: Ranks that the order is laid out for; part of the order. Default: the world size of the first start.
-        device: "cpu", or "auto": the best that this build has, which is "cpu".
+        device: "cpu", or where batches go: "cuda" (this rank's, by LOCAL_RANK), "cuda:1", "cuda:GPU-..." with a UUID. "auto": a
+            GPU where there is one.
+        gpu_memory_limit: Most bytes of the device's memory that the loader takes, at once, when it is made. Default: what
+            prefetch_factor + 3 batches need; 1 GiB more where they have no size that is known before.
         cache_dir: Folder for blocks on NVMe, shared by every process that names it. Default: FOREBAY_CACHE_DIR, or
             forebay/data in the user's cache folder.
         cache_limit: Most bytes that cache_dir may take ("20GB", "500GiB" or a number), for all its processes together.
@@ -57,7 +60,8 @@ class DataLoader:
             chrome://tracing. The first 500,000 events are kept. Of several ranks, each writes its own: "epoch.json" becomes
             "epoch.rank3.json".
 
-    Raises: `ConfigError` for an argument that can't be used, and whatever opening the dataset and the cache raises, all
+    Raises: `ConfigError` for an argument that can't be used, `DeviceError` where there is no usable driver or no room on the
+    device, and whatever opening the dataset and the cache raises, all
     under `forebay.Error`.
     """
 
