@@ -22,7 +22,7 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         fields={"features": forebay.Numpy("npy"), "about": forebay.Json("json")},
         cache_dir=settings["cache_dir"],
         cache_limit="20GB",
-        host_memory_limit="2GB",
+        host_memory_limit=settings["host_memory_limit"],
     ) as loader:
         for epoch, phase in enumerate(phases(settings, meter)):
             before = loader.stats()

@@ -59,6 +59,7 @@ STREAMS = ("WebDataset + Pillow", "WebDataset + torchvision.io", "SPDL", "torchd
 # Of a case that promises no rate.
 ROUNDS = 3
 FAST = 'forebay, decode="fast"'
+LITTLE = "forebay, 500 MB of host memory"
 OVER_HTTP = "WebDataset + torchvision.io"
 TARGETS = {"DALI (CPU)": 3.0, "WebDataset + Pillow": 5.0, "WebDataset + torchvision.io": 3.0, "SPDL": 3.0}
 
@@ -68,7 +69,9 @@ CONDITIONS = (
     "{streams}. From NVMe forebay reads with O_DIRECT, from its cache folder; the others read the shards, or their own format "
     "made from them beforehand, from the page cache (in their favour); the limit has the JPEGs in its memory. Before its first "
     "run each gives a batch without randomness (shorter side 256, middle 224), which is compared with Pillow's: `pixels` "
-    "in the runs, levels of 255. Host memory: the warm-up reads the shards, and leaves them within host_memory_limit. Cold "
+    "in the runs, levels of 255. forebay reads the blocks of a window in one piece each as far as they fit into host memory, here "
+    "all of them; with 500 MB a third, and the other photographs are read one by one, as in a dataset with a window "
+    "larger than host memory. Host memory: the warm-up reads the shards, and leaves them within host_memory_limit. Cold "
     "S3: {copies} shards with sidecars on a server on the same processors, into an empty cache folder; the first epoch, "
     "from the making of the loader on. Downloads are plain ones of the same shards to files, ended by syncfs, as images/s; "
     "forebay's epoch ends with its last batch, when its last writes to the cache may still be under way. The limit has an epoch "
@@ -184,6 +187,9 @@ class Training:
             python("forebay", "forebay_jpeg", "forebay", EXACT_LEVELS, ours),
             *(python(name, *peer, None if name in TARGETS else self.place.few) for name, peer in PEERS.items()),
             python(FAST, "forebay_jpeg", "forebay", SIMILAR_LEVELS, {**ours, "decode": "fast"}, self.place.few),
+            python(
+                LITTLE, "forebay_jpeg", "forebay", EXACT_LEVELS, {**ours, "epochs": 1, "host_memory_limit": "500MB"}
+            ),
             self.limit(self.epochs),
         ]
         # Brings the shards to NVMe: what a process finds there it reads from there.
