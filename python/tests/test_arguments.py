@@ -36,9 +36,9 @@ from forebay._sizes import parse
         ({"rank": 2, "world_size": 2}, "ranks count from 0"),
         ({"shuffle_window": 0}, "shuffle_window=0"),
         ({"canonical_ranks": 0}, "canonical_ranks=0"),
-        ({"device": "cuda"}, "host memory only"),
-        ({"device": "cuda:1"}, "host memory only"),
-        ({"device": "tpu"}, '"cpu" or "auto"'),
+        ({"device": "tpu"}, 'give "cpu", "cuda"'),
+        ({"device": "cuda:first"}, "cuda:N with the device's number"),
+        ({"device": "cuda", "gpu_memory_limit": "much"}, "gpu_memory_limit"),
         ({"cache_dir": 3}, "cache_dir=3"),
         ({"cache_limit": "20 parsecs"}, '"500GiB"'),
         ({"cache_limit": -5}, "cache_limit=-5"),
@@ -57,6 +57,17 @@ def test_bad_arguments(dataset: Dataset, open_loader: OpenLoader, arguments: dic
     with pytest.raises(forebay.ConfigError) as caught:
         open_loader(dataset.urls, **arguments)
     assert says in str(caught.value)
+
+
+@pytest.mark.skipif(forebay._forebay.count_devices() > 0, reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_without_a_driver_a_gpu_is_a_clear_error_and_auto_is_host_memory(
+    dataset: Dataset, open_loader: OpenLoader, device: str
+) -> None:
+    with pytest.raises(forebay.DeviceError, match=r'libcuda\.so\.1 .* install NVIDIA.s driver.* device="cpu" works'):
+        open_loader(dataset.urls, device=device)
+    batch = next(iter(open_loader(dataset.urls, device="auto")))
+    assert isinstance(batch["label"], forebay.Array)
 
 
 @pytest.mark.parametrize("urls", [None, 3, [], [""], [None], [b"x.tar"]])
