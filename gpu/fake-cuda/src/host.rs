@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::clocks::{Clock, Point};
-use crate::findings::Origin;
+use crate::places::Origin;
 
 /// What the target of a copy to the host holds until the copy ran.
 pub(crate) const PENDING: u8 = 0xAD;
@@ -75,7 +75,7 @@ pub(crate) struct Guard {
     pub(crate) bytes: Range<u64>,
     pub(crate) point: Point,
     pub(crate) origin: Origin,
-    /// Of the source at submission, or of the target once the copy ran.
+    /// Of the source at submission or when the copy ran, or of the target once it ran.
     pub(crate) hash: Option<u64>,
     /// Whether the copy writes there.
     pub(crate) target: bool,
@@ -107,6 +107,17 @@ impl Guards {
         })
     }
 
+    /// Takes the guards out whose bytes were written to although they aren't over: all of them, or those that touch `bytes`.
+    pub(crate) fn changed(&mut self, bytes: Option<&Range<u64>>) -> Vec<Guard> {
+        let touches = |guard: &Guard| {
+            bytes.is_none_or(|bytes| guard.bytes.start < bytes.end && bytes.start < guard.bytes.end)
+        };
+        let changed = |guard: &mut Guard| {
+            touches(guard) && guard.hash.is_some_and(|hash| hash != hash_of(&guard.bytes))
+        };
+        self.0.extract_if(.., changed).collect()
+    }
+
     fn take(&mut self, over: impl Fn(&Guard) -> bool) -> Vec<Guard> {
         let mut bad = Vec::new();
         self.0.retain_mut(|guard| {
@@ -122,9 +133,9 @@ impl Guards {
         bad
     }
 
-    /// The copy of `point` wrote its target.
-    pub(crate) fn wrote(&mut self, point: Point) {
-        if let Some(guard) = self.0.iter_mut().find(|guard| guard.point == point && guard.target) {
+    /// The copy of `point` is about to read its source, or wrote its target: from here on the bytes stay as they are.
+    pub(crate) fn look(&mut self, point: Point) {
+        if let Some(guard) = self.0.iter_mut().find(|guard| guard.point == point && guard.hash.is_none()) {
             guard.hash = Some(hash_of(&guard.bytes));
         }
     }
