@@ -12,5 +12,6 @@ mod host_memory;
 mod lifetimes;
 mod loaded;
 mod processes;
+mod programs;
 mod races;
 mod vmm;
