@@ -214,7 +214,7 @@ impl State {
             let (part, bytes) =
                 (if guard.target { "target" } else { "source" }, guard.bytes.end - guard.bytes.start);
             let what = format!(
-                "the CPU wrote to this copy's {part} before it knew that the copy is complete, somewhere in {bytes} bytes at {:#x}",
+                "the CPU wrote to this copy's {part}, or unmapped it, before it knew that the copy is complete, somewhere in {bytes} bytes at {:#x}",
                 guard.bytes.start
             );
             self.found(Kind::HostWrite, &what, &guard.origin, None);

@@ -139,3 +139,20 @@ fn a_host_function_tells_the_host_what_came_before_it_on_its_stream() {
         if same { driver.is_silent() } else { drop(driver.found("host-write")) }
     }
 }
+
+#[test]
+fn pinned_memory_unmapped_before_the_host_knows_the_copy_is_complete_is_found() {
+    for waits in [false, true] {
+        let driver = Driver::seed(0);
+        let (stream, source, memory) = (driver.stream(), driver.pinned(BYTES), driver.device(BYTES));
+        ok!(cuMemcpyHtoDAsync_v2(memory, of(source), BYTES, stream));
+        if waits {
+            ok!(cuStreamSynchronize(stream));
+        } else {
+            forebay_fake_settle();
+        }
+        // SAFETY: the copy has run, and nobody uses the memory any more.
+        assert_eq!(unsafe { libc::munmap(of_mut(source), BYTES) }, 0);
+        if waits { driver.is_silent() } else { drop(driver.found("host-write")) }
+    }
+}

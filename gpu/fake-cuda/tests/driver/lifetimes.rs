@@ -297,3 +297,33 @@ fn a_thread_is_given_back_as_it_was() {
     assert!(driver.found("not-restored").contains("capture mode"));
     assert_eq!(forebay_fake_thread_state(), before);
 }
+
+#[test]
+fn streams_events_and_kernels_of_different_devices_do_not_mix() {
+    let driver = Driver::with("devices=2");
+    let (stream, event, memory, module) =
+        (driver.stream(), driver.event(), driver.device(BYTES), driver.module());
+    let function = driver.gather_of(module);
+    let mut other = 0;
+    ok!(cuDevicePrimaryCtxRetain(&mut other, 1));
+    ok!(cuCtxPushCurrent_v2(other));
+    let (far, there) = (driver.stream(), driver.device(BYTES));
+    assert_eq!(cu!(cuEventRecord(event, far)), 400);
+    let nothing = GatherArgs { samples: memory, out: memory, rows: 0, row_bytes: 1 };
+    assert_eq!(gather(function, nothing, far), 400);
+    // Waits and copies do.
+    ok!(cuEventRecord(event, stream));
+    ok!(cuStreamWaitEvent(far, event, 0));
+    ok!(cuMemcpyDtoDAsync_v2(there, memory, BYTES, far));
+    ok!(cuStreamSynchronize(far));
+    driver.is_silent();
+    // A kernel reads another device's memory only where it has access.
+    let table = driver.device(8);
+    ok!(cuCtxPopCurrent_v2(std::ptr::null_mut()));
+    assert_eq!(
+        gather(function, GatherArgs { samples: table, out: memory, rows: 1, row_bytes: 1 }, stream),
+        0
+    );
+    assert_eq!(cu!(cuStreamSynchronize(stream)), 700);
+    assert!(driver.findings().contains("to which device 0 has no access"));
+}
