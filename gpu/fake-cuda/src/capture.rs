@@ -5,7 +5,8 @@ use std::thread::ThreadId;
 
 use crate::codes::Code;
 use crate::engine::Work;
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
+use crate::places::Origin;
 use crate::state::State;
 
 /// Which captures forbid a thread calls that are no part of a stream (CUstreamCaptureMode).

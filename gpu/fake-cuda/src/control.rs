@@ -70,6 +70,7 @@ fn run_out(state: &mut Locked) {
     let (reached, _) = state.all();
     // Without a context nothing is lost.
     let _ = engine::settle(state, None, &reached);
+    state.look_at_host_memory(None);
 }
 
 /// How many findings there are, of all work that was submitted.

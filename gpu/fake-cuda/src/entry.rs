@@ -8,7 +8,8 @@ use std::ops::{Deref, DerefMut};
 
 use crate::codes::Code;
 use crate::engine::in_host_function;
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
+use crate::places::Origin;
 use crate::state::{Locked, State, lock};
 use crate::{gil, process, threads};
 

@@ -3,10 +3,9 @@
 //! A finding names the call and the place it was made from. [`Kind`] lists what is looked for; a program that does one of these on purpose
 //! allows it by name (`allow=pageable`).
 
-use std::backtrace::Backtrace;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
+use crate::places::Origin;
 use crate::settings::Settings;
 
 macro_rules! kinds {
@@ -76,55 +75,6 @@ kinds! {
     Misuse = "misuse",
 }
 
-/// Where a call was made: cheap to take, resolved to names when it is shown.
-#[derive(Clone)]
-pub(crate) struct Place(Arc<Backtrace>);
-
-impl Place {
-    pub(crate) fn here() -> Place {
-        Place(Arc::new(Backtrace::force_capture()))
-    }
-
-    /// The frames between the driver's function and the thread's start, as `name (file:line)`, nearest first.
-    pub(crate) fn frames(&self) -> String {
-        const MOST: usize = 12;
-        let text = self.0.to_string();
-        let mut frames: Vec<String> = Vec::new();
-        for line in text.lines() {
-            let line = line.trim();
-            if let Some(at) = line.strip_prefix("at ") {
-                if let Some(frame) = frames.last_mut() {
-                    let _ = write!(frame, " ({at})");
-                }
-            } else if let Some((number, name)) = line.split_once(": ")
-                && number.bytes().all(|byte| byte.is_ascii_digit())
-            {
-                frames.push(name.to_owned());
-            }
-        }
-        let ours = |frame: &String| {
-            frame.contains("forebay_fake_cuda::") || frame.contains("backtrace") || frame.starts_with("cu")
-        };
-        let first = frames.iter().rposition(|frame| frame.starts_with("cu") && frame.contains("fake-cuda"));
-        let skipped =
-            first.map_or_else(|| frames.iter().take_while(|frame| ours(frame)).count(), |at| at + 1);
-        frames.iter().skip(skipped).take(MOST).map(|frame| format!("      {frame}\n")).collect()
-    }
-}
-
-/// A call that did something, as findings show it.
-#[derive(Clone)]
-pub(crate) struct Origin {
-    pub(crate) call: &'static str,
-    pub(crate) place: Place,
-}
-
-impl Origin {
-    pub(crate) fn here(call: &'static str) -> Origin {
-        Origin { call, place: Place::here() }
-    }
-}
-
 /// Something found.
 struct Finding {
     kind: Kind,
@@ -149,9 +99,9 @@ impl Findings {
             return;
         }
         let mut text =
-            format!("forebay-fake-cuda: {}: {}: {what}\n    at\n{}", kind.name(), by.call, by.place.frames());
+            format!("forebay-fake-cuda: {}: {}: {what}\n    at\n{}", kind.name(), by.call, by.frames());
         if let Some(other) = other {
-            let _ = write!(text, "    against {} at\n{}", other.call, other.place.frames());
+            let _ = write!(text, "    against {} at\n{}", other.call, other.frames());
         }
         publish(settings, &text);
         self.0.push(Finding { kind, text });
@@ -175,19 +125,25 @@ impl Findings {
     }
 }
 
-/// Shows a finding where nobody may ask for it: on stderr, and in the file that the settings name. Ends the process if they say so.
+/// Shows a finding where nobody may ask for it: on stderr, and in the file that the settings name. Ends the process if they say so. Takes no
+/// lock: a forked child may be the one that says it.
 pub(crate) fn publish(settings: &Settings, text: &str) {
-    use std::io::Write as _;
     if !settings.quiet {
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        say(text);
     }
     if let Some(path) = &settings.log {
+        use std::io::Write as _;
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
-            let _ = writeln!(std::io::stderr(), "forebay-fake-cuda: writing {}: {error}", path.display());
+            say(&format!("forebay-fake-cuda: writing {}: {error}\n", path.display()));
         }
     }
     if settings.abort {
         std::process::abort();
     }
+}
+
+fn say(text: &str) {
+    // SAFETY: writes bytes that live as long as the call. Where stderr is closed nobody is to be told.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::clocks::{Clock, Point};
-use crate::findings::Origin;
+use crate::places::Origin;
 
 /// An operation, as a part of the history of the bytes that it used.
 pub(crate) struct Operation {
@@ -111,14 +111,20 @@ impl History {
         conflicts
     }
 
-    /// The operations on `bytes` that `clock` doesn't know to be complete, each once.
-    pub(crate) fn unknown_to(&self, bytes: Range<u64>, clock: &Clock) -> Vec<Arc<Operation>> {
+    /// The operations on `bytes`, or only those that write, that `clock` doesn't know to be complete, each once.
+    pub(crate) fn unknown_to(
+        &self,
+        bytes: Range<u64>,
+        clock: &Clock,
+        writes_only: bool,
+    ) -> Vec<Arc<Operation>> {
         let mut found: Vec<Arc<Operation>> = Vec::new();
         let before =
             self.segments.range(..bytes.start).next_back().filter(|(_, segment)| segment.end > bytes.start);
         for (_, segment) in before.into_iter().chain(self.segments.range(bytes.clone())) {
             for access in &segment.accesses {
-                if !clock.covers(access.operation.point)
+                if (access.writes || !writes_only)
+                    && !clock.covers(access.operation.point)
                     && found.iter().all(|old| !Arc::ptr_eq(old, &access.operation))
                 {
                     found.push(access.operation.clone());

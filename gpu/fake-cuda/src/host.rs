@@ -5,10 +5,11 @@
 //! nonsense on every run; that it still holds the poison is checked when the copy runs, and what the copy wrote when the host knows of it.
 
 use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::ops::Range;
 
 use crate::clocks::{Clock, Point};
-use crate::findings::Origin;
+use crate::places::Origin;
 
 /// What the target of a copy to the host holds until the copy ran.
 pub(crate) const PENDING: u8 = 0xAD;
@@ -75,12 +76,19 @@ pub(crate) struct Guard {
     pub(crate) bytes: Range<u64>,
     pub(crate) point: Point,
     pub(crate) origin: Origin,
-    /// Of the source at submission, or of the target once the copy ran.
+    /// Of the source at submission or when the copy ran, or of the target once it ran.
     pub(crate) hash: Option<u64>,
     /// Whether the copy writes there.
     pub(crate) target: bool,
     /// Whether the target holds [`PENDING`] until the copy runs.
     pub(crate) poisoned: bool,
+}
+
+impl Guard {
+    /// Whether the bytes are others than they were, or gone.
+    fn is_changed(&self) -> bool {
+        self.hash.is_some_and(|hash| !is_mapped(&self.bytes) || hash != hash_of(&self.bytes))
+    }
 }
 
 /// The guards of all copies that the host doesn't know to be complete.
@@ -107,24 +115,21 @@ impl Guards {
         })
     }
 
-    fn take(&mut self, over: impl Fn(&Guard) -> bool) -> Vec<Guard> {
-        let mut bad = Vec::new();
-        self.0.retain_mut(|guard| {
-            if !over(guard) {
-                return true;
-            }
-            if guard.hash.is_some_and(|hash| hash != hash_of(&guard.bytes)) {
-                let (bytes, origin) = (guard.bytes.clone(), guard.origin.clone());
-                bad.push(Guard { bytes, origin, hash: None, ..*guard });
-            }
-            false
-        });
-        bad
+    /// Takes the guards out whose bytes were written to although they aren't over: all of them, or those that touch `bytes`.
+    pub(crate) fn changed(&mut self, bytes: Option<&Range<u64>>) -> Vec<Guard> {
+        let touches = |guard: &Guard| {
+            bytes.is_none_or(|bytes| guard.bytes.start < bytes.end && bytes.start < guard.bytes.end)
+        };
+        self.0.extract_if(.., |guard| touches(guard) && guard.is_changed()).collect()
     }
 
-    /// The copy of `point` wrote its target.
-    pub(crate) fn wrote(&mut self, point: Point) {
-        if let Some(guard) = self.0.iter_mut().find(|guard| guard.point == point && guard.target) {
+    fn take(&mut self, over: impl Fn(&Guard) -> bool) -> Vec<Guard> {
+        self.0.extract_if(.., |guard| over(guard)).filter(Guard::is_changed).collect()
+    }
+
+    /// The copy of `point` is about to read its source, or wrote its target: from here on the bytes stay as they are.
+    pub(crate) fn look(&mut self, point: Point) {
+        if let Some(guard) = self.0.iter_mut().find(|guard| guard.point == point && guard.hash.is_none()) {
             guard.hash = Some(hash_of(&guard.bytes));
         }
     }
@@ -142,6 +147,15 @@ impl Guards {
     pub(crate) fn forget(&mut self, bytes: &Range<u64>) {
         self.0.retain(|guard| guard.bytes.end <= bytes.start || bytes.end <= guard.bytes.start);
     }
+}
+
+/// Whether there is memory at every page of a range.
+pub(crate) fn is_mapped(bytes: &Range<u64>) -> bool {
+    let first = bytes.start & !4095;
+    let pages = (bytes.end - first).div_ceil(4096) as usize;
+    let mut resident = vec![0u8; pages];
+    // SAFETY: looks at the page table only, and writes a byte per page.
+    unsafe { libc::mincore(first as *mut c_void, pages * 4096, resident.as_mut_ptr()) == 0 }
 }
 
 fn bytes_of(bytes: &Range<u64>) -> &[u8] {

@@ -1,22 +1,27 @@
-//! What was made and never given back.
+//! What was made and never given back. What is of a lost context is left out: nothing could give it back.
 
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
 use crate::memory::Block;
-use crate::state::State;
+use crate::places::Origin;
+use crate::state::{Device, State};
 
 impl State {
     /// Reports everything that there still is; how many.
     pub(crate) fn leaks(&mut self, when: &'static str) -> usize {
         let mut found = self.context_leaks(None);
-        for block in self.memory.blocks().values() {
+        // Addresses are no device's: where one is lost, they may be its.
+        let lost = self.devices.iter().any(|device| self.is_lost(device));
+        for block in self.memory.blocks().values().filter(|_| !lost) {
             if let Block::Reservation { bytes, origin, .. } = block {
                 found.push((format!("{bytes} bytes of addresses"), origin.clone()));
             }
         }
-        for physical in self.physical.values() {
+        for physical in
+            self.physical.values().filter(|physical| !self.is_lost(&self.devices[physical.device]))
+        {
             found.push((format!("{} bytes of physical memory", physical.bytes), physical.origin.clone()));
         }
-        for device in &self.devices {
+        for device in self.devices.iter().filter(|device| !self.is_lost(device)) {
             found.extend(
                 device
                     .retained
@@ -33,8 +38,12 @@ impl State {
         self.report(found, when)
     }
 
+    fn is_lost(&self, device: &Device) -> bool {
+        device.primary.is_some_and(|context| self.sticky(context).is_err())
+    }
+
     fn context_leaks(&self, only: Option<u64>) -> Vec<(String, Origin)> {
-        let of = |context: u64| only.is_none_or(|only| only == context);
+        let of = |context: u64| only.is_none_or(|only| only == context) && self.sticky(context).is_ok();
         let mut found = Vec::new();
         for block in self.memory.blocks().values() {
             if let Block::Allocation(allocation) = block

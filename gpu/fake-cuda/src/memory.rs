@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use crate::clocks::{Clock, Point};
 use crate::codes::Code;
-use crate::findings::Origin;
 use crate::physical::Mapping;
+use crate::places::Origin;
 
 /// The addresses that there are: no program here uses as much at a time, and it costs nothing but page tables never made.
 const SPACE: u64 = 1 << 40;

@@ -4,7 +4,7 @@ use forebay_kernels::host::{self, HostKernel};
 
 use crate::clocks::Point;
 use crate::codes::Code;
-use crate::findings::Origin;
+use crate::places::Origin;
 
 /// A loaded module.
 pub(crate) struct Module {

@@ -3,8 +3,8 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::codes::Code;
-use crate::findings::Origin;
 use crate::memory::FRESH;
+use crate::places::Origin;
 
 /// The unit of physical memory and of its addresses, as on every device since Volta.
 pub(crate) const GRANULARITY: u64 = 2 << 20;

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use crate::codes::Code;
-use crate::findings::{Kind, Origin, publish};
+use crate::findings::{Kind, publish};
+use crate::places::{Origin, survive_forks};
 use crate::settings::Settings;
 use crate::state::{CHANGED, lock};
 
@@ -19,6 +20,7 @@ fn id() -> i32 {
 /// The calling process initialises the driver.
 pub(crate) fn own() {
     if OWNER.swap(id(), Ordering::Relaxed) == 0 {
+        survive_forks();
         // SAFETY: the function is of this library, which is never unloaded: a driver isn't either.
         unsafe { libc::atexit(at_exit) };
     }
@@ -46,7 +48,7 @@ fn outside(kind: Kind, call: &'static str, what: &str) {
         let origin = Origin::here(call);
         publish(
             &settings,
-            &format!("forebay-fake-cuda: {}: {call}: {what}\n    at\n{}", kind.name(), origin.place.frames()),
+            &format!("forebay-fake-cuda: {}: {call}: {what}\n    at\n{}", kind.name(), origin.frames()),
         );
         if settings.exit_code != 0 {
             // SAFETY: ends the process at once, as the settings ask for; handlers at exit may belong to the parent.
@@ -62,6 +64,7 @@ extern "C" fn at_exit() {
     let mut state = lock();
     // What runs now ends before the memory under it may be taken away; nothing else begins.
     state.exiting = true;
+    state.look_at_host_memory(None);
     if state.settings.leaks {
         state.leaks("exit");
     }

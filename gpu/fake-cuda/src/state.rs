@@ -15,12 +15,13 @@ use crate::codes::Code;
 use crate::counters::Counters;
 use crate::engine::{Event, Stream};
 use crate::faults::Counts;
-use crate::findings::{Findings, Kind, Origin};
+use crate::findings::{Findings, Kind};
 use crate::history::{History, Operation};
-use crate::host::{Guards, PinnedMemory};
+use crate::host::{Guard, Guards, PinnedMemory};
 use crate::memory::{AddressSpace, Bad, Usage};
 use crate::modules::{Function, Module};
 use crate::physical::Physical;
+use crate::places::Origin;
 use crate::settings::Settings;
 
 /// The driver's state.
@@ -198,14 +199,24 @@ impl State {
     /// The host knows from now on that all of `clock` is complete.
     pub(crate) fn host_learns(&mut self, clock: &Clock) {
         self.host.join(clock);
-        for guard in self.guards.release(&self.host) {
-            let bytes = guard.bytes.end - guard.bytes.start;
-            let what = if guard.target {
-                "wrote to this copy's target before it knew that the copy is complete"
-            } else {
-                "wrote to this copy's source before it knew that the copy is complete"
-            };
-            let what = format!("the CPU {what}, somewhere in {bytes} bytes at {:#x}", guard.bytes.start);
+        let changed = self.guards.release(&self.host);
+        self.written_to(changed);
+    }
+
+    /// Looks at host memory under copy, all or what touches `bytes`: the CPU may have written to it already.
+    pub(crate) fn look_at_host_memory(&mut self, bytes: Option<&Range<u64>>) {
+        let changed = self.guards.changed(bytes);
+        self.written_to(changed);
+    }
+
+    fn written_to(&mut self, guards: Vec<Guard>) {
+        for guard in guards {
+            let (part, bytes) =
+                (if guard.target { "target" } else { "source" }, guard.bytes.end - guard.bytes.start);
+            let what = format!(
+                "the CPU wrote to this copy's {part}, or unmapped it, before it knew that the copy is complete, somewhere in {bytes} bytes at {:#x}",
+                guard.bytes.start
+            );
             self.found(Kind::HostWrite, &what, &guard.origin, None);
         }
     }
@@ -239,7 +250,7 @@ impl State {
 
     /// The host gives up a range of memory: reports what may still use it.
     pub(crate) fn give_up(&mut self, bytes: Range<u64>, origin: &Origin) {
-        for operation in self.history.unknown_to(bytes.clone(), &self.host) {
+        for operation in self.history.unknown_to(bytes.clone(), &self.host, false) {
             if !operation.ends {
                 let other = operation.origin.clone();
                 self.found(

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use crate::capture::{Mode, exchange_mode, mode};
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
+use crate::places::Origin;
 use crate::state::lock;
 
 thread_local! {

@@ -162,6 +162,8 @@ driver! {
             call.streams.iter().filter(|(_, stream)| stream.context == context).map(|(handle, _)| *handle).collect();
         for stream in streams {
             call.hold_back(stream, &reached, &clock);
+            let origin = call.origin();
+            call.submit(stream, origin, engine::Work::Nothing)?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ fn copy(
         return Ok(());
     }
     let route = route(call, to, from, named).inspect_err(|_| {
-        let origin = crate::findings::Origin::here(call.name);
+        let origin = crate::places::Origin::here(call.name);
         call.state.found(Kind::Misuse, &format!("can't copy from {from:#x} to {to:#x}"), &origin, None);
     })?;
     let (bytes, origin) = (bytes as u64, call.origin());

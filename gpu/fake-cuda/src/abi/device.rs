@@ -57,15 +57,16 @@ const ATTRIBUTES: &[(i32, i32)] = &[
     (104, 0),        // HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
     (105, 0),        // HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
     (106, 32),       // MAX_BLOCKS_PER_MULTIPROCESSOR
+    (107, 0),        // GENERIC_COMPRESSION
     (113, 1),        // READ_ONLY_HOST_REGISTER_SUPPORTED
     (115, 1),        // MEMORY_POOLS_SUPPORTED
-    (120, 0),        // UNIFIED_FUNCTION_POINTERS
+    (129, 0),        // UNIFIED_FUNCTION_POINTERS
 ];
 const PCI_BUS_ID: i32 = 33;
 const VIRTUAL_MEMORY_MANAGEMENT: i32 = 102;
 const HANDLE_TYPE_POSIX_FD: i32 = 103;
-const GPU_DIRECT_RDMA: i32 = 110;
-const GPU_DIRECT_RDMA_WITH_VMM: i32 = 119;
+const GPU_DIRECT_RDMA_WITH_VMM: i32 = 110;
+const GPU_DIRECT_RDMA: i32 = 116;
 
 /// The device of this ordinal.
 pub(crate) fn device(call: &Call, device: c_int) -> Result<usize, Code> {

@@ -6,7 +6,7 @@ use super::memory::quiesce;
 use crate::codes::Code;
 use crate::entry::{CONTEXT, Call, INITIALISED, give};
 use crate::findings::Kind;
-use crate::host::{PENDING, Pinned, Pinning};
+use crate::host::{PENDING, Pinned, Pinning, is_mapped};
 
 /// CU_MEMHOSTREGISTER_PORTABLE, _DEVICEMAP, _IOMEMORY and _READ_ONLY.
 const REGISTER_FLAGS: c_uint = 1 | 2 | 4 | 8;
@@ -71,7 +71,7 @@ driver! {
             call.found(Kind::Overlap, "shares a page with host memory that is already pinned", &origin, Some(&other));
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        if !is_mapped(start, end) {
+        if !is_mapped(&(start..end)) {
             return Err(Code::INVALID_VALUE);
         }
         call.fault("oom")?;
@@ -110,13 +110,4 @@ driver! {
         let flags = call.pinned.around(address as u64).ok_or(Code::INVALID_VALUE)?.1.flags;
         give(to, flags)
     }
-}
-
-/// Whether there is memory at every page of a range.
-fn is_mapped(start: u64, end: u64) -> bool {
-    let first = start & !4095;
-    let pages = (end - first).div_ceil(4096) as usize;
-    let mut resident = vec![0u8; pages];
-    // SAFETY: looks at the page table only, and writes a byte per page.
-    unsafe { libc::mincore(first as *mut c_void, pages * 4096, resident.as_mut_ptr()) == 0 }
 }

@@ -3,8 +3,9 @@
 use crate::codes::Code;
 use crate::engine::{self, Work};
 use crate::entry::{CONTEXT, Call, INITIALISED, give, offer};
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
 use crate::memory::{Allocation, Block};
+use crate::places::Origin;
 use crate::state::{Locked, State};
 
 fn allocate(call: &mut Call, bytes: usize) -> Result<u64, Code> {

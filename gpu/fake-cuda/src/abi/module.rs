@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::codes::Code;
-use crate::entry::{CONTEXT, Call, INITIALISED, give, text};
+use crate::entry::{CONTEXT, Call, INITIALISED, give, take, text};
 use crate::findings::Kind;
 use crate::modules::{self, Function, Module};
 
@@ -20,7 +20,10 @@ fn load(call: &mut Call, to: *mut u64, image: *const c_void, options: &Options) 
     if to.is_null() {
         return Err(Code::INVALID_VALUE);
     }
-    // Cubins and fat binaries begin with bytes that no text has.
+    // Cubins and fat binaries aren't simulated.
+    if take(image.cast::<u8>())? == 0x7F {
+        return Err(Code::INVALID_IMAGE);
+    }
     let ptx = text(image.cast()).map_err(|_| Code::INVALID_IMAGE)?;
     let entries = match modules::read(ptx, call.settings.version, CAPABILITY) {
         Ok(entries) => entries,

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use crate::clocks::{Clock, Timeline};
 use crate::codes::Code;
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
 use crate::history::Operation;
+use crate::places::Origin;
 use crate::state::{CHANGED, Context, Locked, State};
 
 pub(crate) use work::{HostFunction, Launch, Route, StreamCallback, Work};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::{Reached, Task, Work, work::Route};
 use crate::clocks::Clock;
 use crate::codes::Code;
-use crate::findings::{Kind, Origin};
+use crate::findings::Kind;
 use crate::history::Operation;
 use crate::host::{Cover, Guard, PENDING, hash_of};
 use crate::memory::{Block, Usage};
+use crate::places::Origin;
 use crate::state::{CHANGED, State};
 
 impl State {
@@ -121,23 +122,18 @@ impl State {
             Route::Device | Route::Host => return,
         };
         let range = start..start + bytes;
-        let busy = !self.history.unknown_to(range.clone(), &self.host).is_empty();
-        if target && !busy {
+        // A buffer used again too soon is found here at the latest.
+        self.look_at_host_memory(Some(&range));
+        // What other work still does to these bytes is no doing of the CPU's: they are looked at when the copy runs, then.
+        let busy = !self.history.unknown_to(range.clone(), &self.host, !target).is_empty();
+        let poisoned = target && !busy;
+        if poisoned {
             // SAFETY: the target of a copy, which the program gives to the driver until the copy is complete; nothing else is under way on it.
             unsafe { std::ptr::write_bytes(start as *mut u8, PENDING, *bytes as usize) };
         }
-        // A source that an earlier copy still writes to is hashed when it's known what it will be: never, here.
         let hash = (!target && !busy).then(|| hash_of(&range));
-        if target || hash.is_some() {
-            self.guards.add(Guard {
-                bytes: range,
-                point: operation.point,
-                origin: operation.origin.clone(),
-                hash,
-                target,
-                poisoned: target && !busy,
-            });
-        }
+        let (point, origin) = (operation.point, operation.origin.clone());
+        self.guards.add(Guard { bytes: range, point, origin, hash, target, poisoned });
     }
 
     fn count(&mut self, work: &Work) {

@@ -98,6 +98,8 @@ fn other(state: &mut Locked, stream: u64, work: &Work, operation: &Arc<Operation
         Work::Copy { from, to, bytes, route } => {
             if *route == Route::ToHost {
                 state.before_write(*to..to + bytes, operation);
+            } else {
+                state.guards.look(operation.point);
             }
             let (from, to) = (state.bytes_at(*from), state.bytes_at(*to));
             let bytes = *bytes as usize;
@@ -105,7 +107,7 @@ fn other(state: &mut Locked, stream: u64, work: &Work, operation: &Arc<Operation
             // program's promise. Overlapping ranges are allowed.
             Locked::unlocked(state, || unsafe { std::ptr::copy(from, to, bytes) });
             if *route == Route::ToHost {
-                state.guards.wrote(operation.point);
+                state.guards.look(operation.point);
             }
         }
         Work::Staged { bytes, to } => {

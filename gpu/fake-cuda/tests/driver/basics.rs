@@ -1,13 +1,8 @@
 //! What a program gets from the driver when it does nothing wrong.
 
-#![allow(unsafe_code, reason = "a C interface")]
-
-#[macro_use]
-mod support;
-
+use crate::support::{Driver, SEEDS, counter, gather, of, of_mut};
 use forebay_fake_cuda::abi::*;
 use forebay_kernels::GatherArgs;
-use support::{Driver, SEEDS, counter, gather, of, of_mut};
 
 #[test]
 fn bytes_gathered_on_the_device_come_back() {

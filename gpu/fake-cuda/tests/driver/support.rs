@@ -1,7 +1,5 @@
 //! A program on the simulated driver, as tests write it: one at a time, since a process has one driver.
 
-#![allow(unsafe_code, dead_code, reason = "each test file uses a part of it")]
-
 use std::ffi::{CString, c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
