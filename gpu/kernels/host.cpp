@@ -6,6 +6,7 @@
 #include "crop.cu"
 #include "crop_resize.cu"
 #include "gather.cu"
+#include "resize_weights.cu"
 
 namespace {
 
@@ -52,6 +53,7 @@ const Kernel kernels[] = {
     ENTRY(crop, CropArgs),
     ENTRY(crop_resize, CropResizeArgs),
     ENTRY(gather, GatherArgs),
+    ENTRY(resize_weights, ResizeWeightsArgs),
 };
 
 }  // namespace

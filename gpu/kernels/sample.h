@@ -5,15 +5,23 @@
 
 enum Turn : u32 { TRANSPOSE = 1, FLIP_X = 2, FLIP_Y = 4, COLUMNS_FIRST = 8 };
 
+// One of a pair. An index that is known only when the kernel runs would move the pair out of the registers.
+template <typename T>
+ANYWHERE T of(const T (&pair)[2], int axis) {
+    return axis == 0 ? pair[0] : pair[1];
+}
+
 // As Sample in Rust. Pairs are along x and along y of the stored picture, before it is turned.
 struct Sample {
     Global<u8> pixels;
     u64 stride;
+    Global<u8> weights;
     double start[2];
     double step[2];
     u32 region[2];
     u32 first[2];
     u32 count[2];
+    u32 taps[2];
     u32 turn;
 
     // The output's size before it is turned.
@@ -24,8 +32,8 @@ struct Sample {
     // How many of the kept pixels the output has room for.
     ANYWHERE u32 shown(const Output& out, int axis) const {
         u32 across = this->across(out, axis);
-        u32 room = first[axis] < across ? across - first[axis] : 0;
-        return room < count[axis] ? room : count[axis];
+        u32 room = of(first, axis) < across ? across - of(first, axis) : 0;
+        return room < of(count, axis) ? room : of(count, axis);
     }
 };
 

@@ -107,7 +107,8 @@ impl HostKernel {
     }
 
     /// Tells `access` every byte that a launch touches, in ranges that may overlap: with any geometry of at least one thread, and no other
-    /// bytes. A panic in `access` ends the process.
+    /// bytes. To be asked when the launch runs, not when it is queued: tables of addresses and samples may be on their way until then. A
+    /// panic in `access` ends the process.
     ///
     /// # Safety
     /// `args` are the kernel's `args_bytes` (at any alignment), and tables that they name may be read, `shift` bytes from their addresses.

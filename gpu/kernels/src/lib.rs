@@ -14,8 +14,9 @@
 //! | [`ConvertArgs`] | a batch of uint8 pictures: normalise, cast, layout |
 //! | [`CropArgs`] | parts of pictures from anywhere: crop, turn, pad; then the same |
 //! | [`CropResizeArgs`] | the same with an antialiased resize |
+//! | [`ResizeWeightsArgs`] | what that needs first |
 //!
-//! With the feature `host` the same sources are compiled for the host as well: [`host`].
+//! With the feature `host` the same sources are compiled for the host as well: module `host`.
 
 mod element;
 #[cfg(feature = "host")]
@@ -29,7 +30,7 @@ mod sample;
 pub use element::Element;
 pub use launch::Launch;
 pub use output::{Channels, Layout, Output, PixelType, normalising};
-pub use pictures::{ConvertArgs, CropArgs, CropResizeArgs, Filter};
+pub use pictures::{ConvertArgs, CropArgs, CropResizeArgs, Filter, ResizeWeightsArgs};
 pub use rows::{CastArgs, GatherArgs};
 pub use sample::{Cut, Picture, Sample, Turn};
 
@@ -37,8 +38,14 @@ pub use sample::{Cut, Picture, Sample, Turn};
 pub const PTX: &str = include_str!("../forebay.ptx");
 
 /// The names of all kernels in [`PTX`].
-pub const NAMES: [&str; 5] =
-    [GatherArgs::NAME, CastArgs::NAME, ConvertArgs::NAME, CropArgs::NAME, CropResizeArgs::NAME];
+pub const NAMES: [&str; 6] = [
+    GatherArgs::NAME,
+    CastArgs::NAME,
+    ConvertArgs::NAME,
+    CropArgs::NAME,
+    ResizeWeightsArgs::NAME,
+    CropResizeArgs::NAME,
+];
 
 /// Arguments of a kernel: passed by value, as the kernel's only parameter.
 ///

@@ -55,9 +55,9 @@ pub enum Layout {
 /// 1. `y = x · scale[c] + bias[c]` in float32: the product is rounded to the nearest float32 (ties to even), then the sum is. No fused
 ///    multiply-add. With [`Output::new`]'s scale 1 and bias 0 this is `x`.
 /// 2. `y` as [`PixelType`] says. A NaN, which only a scale or a bias that isn't finite makes, becomes the positive quiet NaN without payload
-///    in half precisions, and 0 in uint8.
+///    in half precisions, and 0 in uint8; in float32 any.
 ///
-/// So the result is the same on every device and processor, to the bit. [`normalising`] gives scale and bias.
+/// So, but for such a NaN, the result is the same on every device and processor, to the bit. [`normalising`] gives scale and bias.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Output {

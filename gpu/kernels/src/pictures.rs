@@ -39,22 +39,54 @@ pub enum Filter {
     Bicubic,
 }
 
+impl Filter {
+    /// How far the kernel reaches to either side, in pixels of what it makes.
+    pub(crate) fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+}
+
 /// Arguments of `forebay_crop_resize`: parts of uint8 pictures from anywhere, resized, turned and padded, then finished as [`Output`]
 /// says.
 ///
-/// Before that, pixels are within 1 level of the CPU path's: the same passes, rounded to uint8 in between, with weights of 14 bits that are
-/// computed from float32 here and from float64 there.
+/// Before that, pixels equal the CPU path's: two passes, rounded to uint8 in between, with the same weights, in 14 bits. These must lie
+/// where the samples say: `forebay_resize_weights` runs first, with [`Self::weights`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropResizeArgs {
     /// Where they go.
     pub out: Output,
-    /// Address of a [`crate::Sample`] per picture, aligned to 8 bytes.
+    /// Address of a [`crate::Sample`] per picture, aligned to 8 bytes; each with [`crate::Sample::resized`].
     pub samples: u64,
     /// How many pictures.
     pub images: u64,
     /// How pixels are combined.
     pub filter: Filter,
+}
+
+impl CropResizeArgs {
+    /// What makes the weights.
+    pub fn weights(&self) -> ResizeWeightsArgs {
+        let Self { samples, images, filter, .. } = *self;
+        ResizeWeightsArgs { samples, images, filter, longest: self.out.width.max(self.out.height) }
+    }
+}
+
+/// Arguments of `forebay_resize_weights`: how much of which source pixels goes into each row and column of each picture.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResizeWeightsArgs {
+    /// Address of a [`crate::Sample`] per picture, aligned to 8 bytes; each with [`crate::Sample::resized`].
+    pub samples: u64,
+    /// How many pictures.
+    pub images: u64,
+    /// How pixels are combined.
+    pub filter: Filter,
+    /// The most rows or columns that a picture becomes; says only how many threads there are.
+    pub longest: u32,
 }
 
 /// Pixels that a thread writes together, where a kernel does nothing else with them.
@@ -81,5 +113,13 @@ impl Kernel for CropResizeArgs {
 
     fn launch(&self) -> Launch {
         Launch::over([self.out.width.into(), self.out.height.into(), self.images])
+    }
+}
+
+impl Kernel for ResizeWeightsArgs {
+    const NAME: &'static str = "forebay_resize_weights";
+
+    fn launch(&self) -> Launch {
+        Launch::over([self.longest.into(), 2, self.images])
     }
 }

@@ -1,6 +1,6 @@
 //! Which pixels of a picture in device memory become which pixels of a batch.
 
-use crate::Channels;
+use crate::{Channels, Filter};
 
 /// A picture in device memory: uint8, channel by channel, upright or as its file stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Sample {
     pub pixels: u64,
     /// Bytes from row to row.
     pub stride: u64,
+    /// Address of [`Self::weight_bytes`] bytes for weights, a multiple of 8; for a resize alone.
+    pub weights: u64,
     /// Where the kept pixels begin in the region, in pixels; whole numbers for [`crate::CropArgs`].
     pub start: [f64; 2],
     /// From one kept pixel to the next, in the region's pixels; 1 for [`crate::CropArgs`].
@@ -57,6 +59,8 @@ pub struct Sample {
     pub first: [u32; 2],
     /// How many are.
     pub count: [u32; 2],
+    /// Weights that there is room for per kept pixel, a multiple of 4.
+    pub taps: [u32; 2],
     /// Bits: 1 transposes, 2 mirrors along x, 4 along y, 8 combines columns first.
     pub turn: u32,
 }
@@ -71,11 +75,13 @@ impl Sample {
         let mut sample = Self {
             pixels: picture.address + y * picture.stride + x * picture.channels as u64,
             stride: picture.stride,
+            weights: 0,
             start: [0.0; 2],
             step: [1.0; 2],
             region: cut.crop.map(|(_, length)| length),
             first: [0; 2],
             count: [0; 2],
+            taps: [0; 2],
             turn: cut.turn.bits() | if cut.columns_first { 8 } else { 0 },
         };
         for axis in 0..2 {
@@ -91,6 +97,23 @@ impl Sample {
         sample
     }
 
+    /// The same with room for the weights of a resize at `address`, which is a multiple of 8; [`Self::weight_bytes`] says how much.
+    pub fn resized(mut self, filter: Filter, address: u64) -> Self {
+        self.weights = address;
+        self.taps = self.step.map(|step| {
+            let reach = (filter.support() * step.max(1.0) * 2.0).ceil() as u32;
+            reach.saturating_add(1).next_multiple_of(4)
+        });
+        self
+    }
+
+    /// Bytes that its weights take, a multiple of 8; 0 without [`Self::resized`]. About 4 per pixel of the region's height and width with
+    /// the triangle, twice that with the cubic kernel, and 20 per row and column of the output.
+    pub fn weight_bytes(&self) -> u64 {
+        let along = |axis: usize| u64::from(self.count[axis]) * (8 + 2 * u64::from(self.taps[axis]));
+        if self.taps == [0; 2] { 0 } else { along(0) + along(1) }
+    }
+
     /// Whether each kept pixel is one of the picture's: then [`crate::CropArgs`] gives the same as [`crate::CropResizeArgs`], sooner.
     pub fn is_plain(&self) -> bool {
         self.step == [1.0; 2] && self.start.iter().all(|start| start.fract() == 0.0)
@@ -99,9 +122,9 @@ impl Sample {
     /// As they lie in the table.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let longs = [self.pixels, self.stride].map(u64::to_ne_bytes);
+        let longs = [self.pixels, self.stride, self.weights].map(u64::to_ne_bytes);
         let reals = [self.start, self.step].map(|pair| pair.map(f64::to_ne_bytes));
-        let words = [self.region, self.first, self.count, [self.turn, 0]];
+        let words = [self.region, self.first, self.count, self.taps, [self.turn, 0]];
         let words = words.map(|pair| pair.map(u32::to_ne_bytes));
         let fields =
             [longs.as_flattened(), reals.as_flattened().as_flattened(), words.as_flattened().as_flattened()];

@@ -1,6 +1,8 @@
 //! `forebay_crop` and `forebay_crop_resize` against pixels computed one by one.
 
-use forebay_kernels::{CropArgs, CropResizeArgs, Cut, Filter, Kernel, Launch, Output, Picture, Sample, Turn};
+use forebay_kernels::{
+    Channels, CropArgs, CropResizeArgs, Cut, Filter, Kernel, Launch, Output, Picture, Sample, Turn,
+};
 use proptest::prelude::*;
 
 use crate::memory::Memory;
@@ -91,6 +93,15 @@ fn table(memory: &mut Memory, samples: &[Sample]) -> u64 {
     memory.put(&bytes, 8)
 }
 
+fn with_weights(memory: &mut Memory, samples: &[Sample], filter: Filter) -> u64 {
+    let room = |sample: &Sample| {
+        let bytes = sample.resized(filter, 0).weight_bytes();
+        sample.resized(filter, memory.take(bytes as usize, 8))
+    };
+    let samples: Vec<Sample> = samples.iter().map(room).collect();
+    table(memory, &samples)
+}
+
 type Case = (Output, [u32; 2], Vec<Source>, Option<Launch>);
 
 fn cases(scaled: impl Strategy<Value = Option<u32>> + Clone + 'static) -> impl Strategy<Value = Case> {
@@ -129,7 +140,9 @@ proptest! {
         prop_assert_eq!(memory.get(out.pixels, wanted.len()), &wanted);
 
         // A resize to the same size is none.
-        let resize = CropResizeArgs { out, samples: args.samples, images, filter: Filter::Bilinear };
+        let samples = with_weights(&mut memory, &samples, Filter::Bilinear);
+        let resize = CropResizeArgs { out, samples, images, filter: Filter::Bilinear };
+        memory.run(&resize.weights());
         memory.run(&resize);
         prop_assert_eq!(memory.get(out.pixels, wanted.len()), &wanted);
     }
@@ -146,18 +159,52 @@ proptest! {
         let out = placed(&mut memory, out, (size[1], size[0]), images, 0);
         let samples: Vec<Sample> = sources.iter().map(|source| source.sample(&mut memory, &out)).collect();
         let filter = if cubic { Filter::Bicubic } else { Filter::Bilinear };
-        let args = CropResizeArgs { out, samples: table(&mut memory, &samples), images, filter };
+        let args = CropResizeArgs { out, samples: with_weights(&mut memory, &samples, filter), images, filter };
+        memory.run_as(&args.weights(), launch.unwrap_or_else(|| args.weights().launch()));
         memory.run_as(&args, launch.unwrap_or_else(|| args.launch()));
         let mut wanted = Vec::new();
         for source in &sources {
             wanted.extend(source.pixels(&out, |x, y, channel| resized(source, &out, filter, [x, y], channel)));
         }
         for (at, (got, wanted)) in memory.get(out.pixels, wanted.len()).iter().zip(&wanted).enumerate() {
-            // Half a level of the last rounding, as much of the one in between (the cubic kernel may enlarge it), and of the weights.
+            // Half a level of the last rounding, as much of the one in between (the cubic kernel may enlarge it), and what the weights' rounding adds.
             let most = if cubic { 1.4 } else { 1.1 };
             prop_assert!((f64::from(*got) - wanted).abs() < most, "number {}: {}, not {}", at, got, wanted);
         }
     }
+}
+
+/// Row 8 Gi of a picture that is stored from the bottom up: 32 bits of any number on the way to its address would be too few.
+#[test]
+fn pixels_beyond_4_gi_rows_and_columns_are_found() {
+    let (far, channels) = (1u64 << 33, Channels::Three);
+    let mut memory = Memory::new(4096);
+    let pixels = noise(4 * 5 * 3, 7);
+    let last_row = memory.put(&pixels, 1) + 4 * 5 * 3 - 15;
+    let cut = Cut {
+        crop: [(0, 5), (0, 4)],
+        scaled: [5, 4],
+        window: [(0, 5), (0, 4)],
+        turn: Turn::default(),
+        columns_first: false,
+    };
+    let stride = 0u64.wrapping_sub(15);
+    let address = last_row.wrapping_sub(far.wrapping_mul(stride)).wrapping_sub(far * 3);
+    let sample =
+        Sample { start: [far as f64; 2], ..Sample::new(Picture { address, stride, channels }, &cut) };
+    let out = placed(&mut memory, Output::new(0, 0, 0, channels), (4, 5), 1, 0);
+    let args = CropArgs { out, samples: table(&mut memory, &[sample]), images: 1 };
+    memory.run(&args);
+    let wanted: Vec<u8> = pixels.chunks_exact(15).rev().flatten().copied().collect();
+    assert_eq!(memory.get(out.pixels, 60), wanted);
+
+    // A resize has 32 bits for places in a region, and 64 for their bytes.
+    let region = Sample { pixels: last_row, start: [0.0; 2], ..sample };
+    let samples = with_weights(&mut memory, &[region], Filter::Bilinear);
+    let args = CropResizeArgs { out, samples, images: 1, filter: Filter::Bilinear };
+    memory.run(&args.weights());
+    memory.run(&args);
+    assert_eq!(memory.get(out.pixels, 60), wanted);
 }
 
 /// A resized pixel in real numbers, but cut to bytes' range between the passes.
