@@ -101,6 +101,13 @@ pub enum Transform {
         /// Whether shrinking low-passes first.
         antialias: bool,
     },
+    /// A random box of `size`, not resized.
+    RandomCrop {
+        /// (height, width) of the output.
+        size: (u32, u32),
+        /// Whether a smaller image is padded with zeros first, at both ends by what is missing, as torchvision does; else it is an error.
+        pad_if_needed: bool,
+    },
     /// The middle; smaller images are padded with zeros, as torchvision does.
     CenterCrop {
         /// (height, width) of the output.

@@ -192,7 +192,9 @@ impl Geometry {
 /// (height, width) of the output, where the transforms fix it whatever the picture.
 pub fn fixed_output(transforms: &[Transform]) -> Option<(u32, u32)> {
     transforms.iter().rev().find_map(|transform| match transform {
-        Transform::RandomResizedCrop { size, .. } | Transform::CenterCrop { size } => Some(Some(*size)),
+        Transform::RandomResizedCrop { size, .. }
+        | Transform::RandomCrop { size, .. }
+        | Transform::CenterCrop { size } => Some(Some(*size)),
         Transform::Resize { size: ResizeTo::Exactly(height, width), .. } => Some(Some((*height, *width))),
         Transform::Resize { size: ResizeTo::Shorter { .. }, .. } => Some(None),
         Transform::RandomHorizontalFlip { .. } => None,
@@ -227,6 +229,15 @@ pub fn resolve(
                 };
                 let size = checked((size.height, size.width), limits)?;
                 geometry.resize(size, Filter { interpolation, antialias });
+            }
+            Transform::RandomCrop { size, pad_if_needed } => {
+                let size = checked(size, limits)?;
+                if !pad_if_needed && (size.width > now.width || size.height > now.height) {
+                    return Err(DecodeError::new(format!(
+                        "RandomCrop takes {size} of an image of {now}: resize it first, or use pad_if_needed=True"
+                    )));
+                }
+                geometry.window(tv::random_crop(now, size, draw));
             }
             Transform::CenterCrop { size } => {
                 let size = checked(size, limits)?;
