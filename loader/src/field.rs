@@ -131,6 +131,8 @@ pub enum ResizeTo {
         /// The most that the longer side may measure.
         max_size: Option<u32>,
     },
+    /// At most so many pixels of the longer side, whose ratio stays; smaller images stay as they are.
+    Within(u32),
     /// (height, width), whatever the image's ratio.
     Exactly(u32, u32),
 }

@@ -181,7 +181,8 @@ def test_random_crops_that_are_not_resized_are_boxes_of_the_picture(
         left, top = int(upright[0, 0, 0]), int(upright[0, 0, 1])
         corners.add((left, top))
         np.testing.assert_array_equal(upright, whole[top : top + 50, left : left + 70])
-    assert len(corners) > 50 and 16 < mirrored < 48
+    assert len(corners) > 50
+    assert 16 < mirrored < 48
     assert min(left for left, _ in corners) < 10 < 40 < max(left for left, _ in corners)
 
 
@@ -196,7 +197,8 @@ def test_a_random_crop_of_a_smaller_picture_is_an_error_or_padded(
         inside = mine[..., 0].max(axis=0).nonzero()[0]
         first = int(inside[0]) - 1  # Red is 0 in the picture's own first column.
         np.testing.assert_array_equal(mine[0, first : first + 40, 0], np.arange(40))
-        assert not mine[:, :first].any() and not mine[:, first + 40 :].any()
+        assert not mine[:, :first].any()
+        assert not mine[:, first + 40 :].any()
 
 
 def test_random_crops_are_pillows_on_some_box_of_the_right_shape(
