@@ -13,6 +13,7 @@ pub mod host;
 pub mod memory;
 mod pinned;
 pub mod staging;
+pub mod tier;
 mod which;
 
 pub use device::{Address, Device, Event, Facts, RawStream, Stream, launch};

@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::catalog::{Catalog, discover};
+use crate::decoded::Decoded;
 use crate::device::{DevicePlace, Mover};
 use crate::error::Result;
 use crate::field::FieldKind;
@@ -51,6 +52,8 @@ pub(crate) struct Workplace {
     pub(crate) session: Arc<Session>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: Arc<SampleDecoder>,
+    /// Decoded samples that are kept; none where nobody asked for that.
+    pub(crate) decoded: Option<Arc<Decoded>>,
     pub(crate) layout: Arc<Layout>,
     pub(crate) batches: Region,
     pub(crate) reads: Region,
@@ -76,6 +79,7 @@ impl Workplace {
     pub(crate) fn close(&self, over: Option<Over>) {
         self.batches.close();
         self.reads.close();
+        self.decoded.iter().for_each(|decoded| decoded.close());
         self.values.budget.close();
         self.large.close();
         if Handle::try_current().is_err() {
@@ -96,17 +100,19 @@ impl Workplace {
         self.catalog.forget_indexes();
     }
 
-    /// Bytes that batches, values, reads and large images take, and cached blocks.
+    /// Bytes that batches, values, reads, decoded samples and large images take, and cached blocks.
     pub(crate) fn host_memory_bytes(&self) -> u64 {
         let heap = self.values.budget.used_bytes() + self.large.used_bytes();
         let used = self.batches.used_bytes() + self.reads.used_bytes() + heap;
+        let used = used + self.decoded.as_ref().map_or(0, |decoded| decoded.used_bytes());
         used as u64 + self.session.cache().stats().ram_bytes
     }
 
     /// The most that each of them ever took.
     pub(crate) fn peak_bytes(&self) -> usize {
         let heap = self.values.budget.peak_bytes() + self.large.peak_bytes();
-        self.batches.peak_bytes() + self.reads.peak_bytes() + heap
+        let decoded = self.decoded.as_ref().map_or(0, |decoded| decoded.peak_bytes());
+        self.batches.peak_bytes() + self.reads.peak_bytes() + decoded + heap
     }
 }
 
@@ -150,6 +156,7 @@ impl Epoch {
         let (reached, seen) = watch::channel(position);
         let far = Approach {
             catalog: place.catalog.clone(),
+            decoded: place.decoded.clone(),
             horizon,
             order: order.clone(),
             readers: Readers::from(world),
@@ -162,6 +169,9 @@ impl Epoch {
             OrderMode::Global => None,
         };
         let near = near.map(|horizon| Approach { horizon, ..far.clone() });
+        if let Some(decoded) = &place.decoded {
+            decoded.begin(Some(order.clone()), world, position);
+        }
         let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
         let shop = workshop(place, options, order.spec().clone(), Some(order));
         let (mut epoch, over) = Self::start(place, options, shop, walk, reached)?;
@@ -175,8 +185,12 @@ impl Epoch {
     pub(crate) fn discovered(
         place: &Workplace,
         options: &LoaderOptions,
+        world: World,
         spec: OrderSpec,
     ) -> Result<(Self, Over)> {
+        if let Some(decoded) = &place.decoded {
+            decoded.begin(None, world, 0);
+        }
         let (samples, looking) = discover(&place.catalog, &place.session.handle());
         let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
         let shop = workshop(place, options, spec, None);
@@ -247,6 +261,7 @@ fn workshop(
         cache: place.session.cache().clone(),
         catalog: place.catalog.clone(),
         decoder: place.decoder.clone(),
+        decoded: place.decoded.clone(),
         order: OnceCell::new_with(order),
         draws: EpochRng::new(spec.seed, spec.epoch),
         spec,

@@ -101,6 +101,13 @@ pub enum Transform {
         /// Whether shrinking low-passes first.
         antialias: bool,
     },
+    /// A random box of `size`, not resized.
+    RandomCrop {
+        /// (height, width) of the output.
+        size: (u32, u32),
+        /// Whether a smaller image is padded with zeros first, at both ends by what is missing, as torchvision does; else it is an error.
+        pad_if_needed: bool,
+    },
     /// The middle; smaller images are padded with zeros, as torchvision does.
     CenterCrop {
         /// (height, width) of the output.
@@ -124,6 +131,8 @@ pub enum ResizeTo {
         /// The most that the longer side may measure.
         max_size: Option<u32>,
     },
+    /// At most so many pixels of the longer side, whose ratio stays; smaller images stay as they are.
+    Within(u32),
     /// (height, width), whatever the image's ratio.
     Exactly(u32, u32),
 }

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod dataset;
 pub mod decode;
+mod decoded;
 pub mod device;
 pub mod dtype;
 mod epoch;

@@ -15,6 +15,7 @@ use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
 use crate::checkpoint::State;
+use crate::decoded::{Decoded, Keeping};
 use crate::device::DevicePlace;
 use crate::epoch::{Epoch, Workplace};
 use crate::error::{Error, Result};
@@ -69,7 +70,8 @@ impl Loader {
         let fields = DevicePlace::decoded_fields(&options);
         let layout = Arc::new(SampleDecoder::layout_of(&fields));
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
-        let decoder = SampleDecoder::new(fields, shares.parts.limits());
+        let keeping = shares.decoded.is_some().then_some(Keeping { max_side: options.decoded_max_side });
+        let decoder = SampleDecoder::new(fields, shares.parts.limits(), keeping);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("forebay-decode-{index}"))
@@ -96,6 +98,7 @@ impl Loader {
             session,
             catalog: Arc::new(catalog),
             decoder: Arc::new(decoder),
+            decoded: shares.decoded.map(|region| Arc::new(Decoded::new(region))),
             values: Arc::new(Values {
                 budget: shares.values,
                 split: shares.split,
@@ -158,7 +161,7 @@ impl Loader {
         position.left = false;
         if self.discovers(&position) {
             let spec = self.options_order(Arc::new([]), position.progress.epoch);
-            position.run(Epoch::discovered(&self.place, &self.options, spec)?);
+            position.run(Epoch::discovered(&self.place, &self.options, self.world, spec)?);
             return Ok(());
         }
         let (spec, _) = self.order(&mut position)?;
@@ -336,6 +339,8 @@ impl Loader {
             samples: position.samples,
             samples_by_tier: TIER_NAMES.into_iter().zip(place.account.samples_by_tier()).collect(),
             bytes_by_tier: TIER_NAMES.into_iter().zip(bytes).collect(),
+            decoded_samples: place.decoded.as_ref().map_or(0, |decoded| decoded.samples() as u64),
+            decoded_bytes: place.decoded.as_ref().map_or(0, |decoded| decoded.used_bytes() as u64),
             hit_rate: if all == 0 { 0.0 } else { (all - bytes[2]) as f64 / all as f64 },
             stall: Stage::ALL
                 .map(|stage| (stage.name(), position.stalls[stage as usize] + running(stage)))

@@ -33,6 +33,8 @@ pub(crate) struct Shares {
     pub(crate) reads: Region,
     /// Values of sizes that the layout doesn't know.
     pub(crate) values: Budget,
+    /// Decoded samples that are kept; none where nobody asked for that.
+    pub(crate) decoded: Option<Region>,
     /// What images take that need more than a thread's own scratch.
     pub(crate) large: Budget,
     /// What decoders and indexes keep on the heap.
@@ -47,8 +49,10 @@ pub(crate) struct Split {
     limit: usize,
     free: usize,
     threads: usize,
-    /// Bytes of the batches' slabs.
+    /// Bytes of the batches' slabs, and of decoded samples that are kept.
     fixed: usize,
+    /// Of these, for decoded samples.
+    decoded: usize,
     /// Whether there are values of variable size.
     variable: bool,
 }
@@ -93,7 +97,7 @@ impl Split {
             index,
             large: whole(large),
             reads: whole(reads),
-            batches: (self.fixed + whole(more)).max(PAGE),
+            batches: (self.fixed - self.decoded + whole(more)).max(PAGE),
             values: whole(values),
         })
     }
@@ -131,19 +135,26 @@ impl Shares {
     ) -> Result<Self> {
         let batch = layout.slab_bytes(options.batch_size);
         let batches = options.prefetch_factor.saturating_add(HELD_BATCHES);
+        let whole = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX) / PAGE * PAGE;
+        let decoded = options.decoded_limit_bytes.map_or(0, |limit| whole(limit).max(PAGE));
         let split = Split {
             limit: arena.limit_bytes(),
             free: arena.free_bytes(),
             threads: threads.max(1),
-            fixed: batch.saturating_mul(batches),
+            fixed: batch.saturating_mul(batches).saturating_add(decoded),
+            decoded,
             variable: layout.is_variable(),
         };
         let Some(parts) = split.at(split.limit) else {
+            let kept = match decoded {
+                0 => String::new(),
+                _ => format!("{decoded} bytes of decoded samples (decoded_limit), "),
+            };
             return Err(Error::Cache(forebay_cache::Error::MemoryTooSmall {
                 limit_bytes: split.limit_bytes(),
                 needed_bytes: split.least(|_| true),
                 what: format!(
-                    "{batches} batches of {batch} bytes, decoders on {threads} threads, indexes, and reads; a smaller batch_size or \
+                    "{kept}{batches} batches of {batch} bytes, decoders on {threads} threads, indexes, and reads; a smaller batch_size or \
                      prefetch_factor, fewer num_threads, or closing another loader needs less"
                 ),
             }));
@@ -151,6 +162,7 @@ impl Shares {
         Ok(Self {
             heap: arena.hold("decoders and indexes", 2 * parts.scratch * split.threads + parts.index)?,
             batches: arena.region("batches", parts.batches)?,
+            decoded: (decoded > 0).then(|| arena.region("decoded samples", decoded)).transpose()?,
             reads: arena.region("reads", parts.reads)?,
             values: Budget::new("values of variable size", arena.hold("values", parts.values)?),
             large: Budget::new("large images", arena.hold("large images", parts.large)?),
@@ -165,7 +177,7 @@ mod tests {
     use super::*;
 
     fn split(limit: usize, fixed: usize, variable: bool) -> Split {
-        Split { limit, free: loaders_bytes(limit), threads: 2, fixed, variable }
+        Split { limit, free: loaders_bytes(limit), threads: 2, fixed, decoded: fixed / 3, variable }
     }
 
     #[test]
@@ -188,7 +200,7 @@ mod tests {
             let limit = pages * PAGE;
             let split = Split { threads, ..split(limit, fixed, variable) };
             if let Some(parts) = split.at(limit) {
-                let all = 2 * parts.scratch * threads + parts.index + parts.large + parts.reads + parts.batches + parts.values;
+                let all = 2 * parts.scratch * threads + parts.index + parts.large + parts.reads + parts.batches + split.decoded + parts.values;
                 proptest::prop_assert!(all + 2 * PAGE <= loaders_bytes(limit), "{parts:?}");
                 let larger = Split { limit: limit + more * PAGE, free: loaders_bytes(limit + more * PAGE), ..split };
                 let larger = larger.at(limit + more * PAGE);

@@ -39,6 +39,10 @@ pub struct LoaderOptions {
     pub num_threads: Option<usize>,
     /// Batches made ahead of the consumer.
     pub prefetch_factor: usize,
+    /// Bytes of host memory for decoded samples that are kept from epoch to epoch, within the cache settings' limit. `None`: none are.
+    pub decoded_limit_bytes: Option<u64>,
+    /// Most pixels of the longer side of an image that is kept. `None`: as large as it is.
+    pub decoded_max_side: Option<u32>,
     /// Longest time without any progress before `next_batch` is an error. `None`: no limit.
     pub timeout: Option<Duration>,
     /// What becomes of a sample that can't be decoded.
@@ -98,6 +102,8 @@ impl LoaderOptions {
             local_world_size: 1,
             num_threads: None,
             prefetch_factor: 2,
+            decoded_limit_bytes: None,
+            decoded_max_side: None,
             timeout: None,
             on_error: OnError::Raise,
             max_errors: 0,
@@ -118,6 +124,14 @@ impl LoaderOptions {
         check(self.batch_size > 0, "batch_size must be 1 or more")?;
         check(self.world_size > 0, "world_size must be 1 or more")?;
         check(self.prefetch_factor > 0, "prefetch_factor must be 1 or more")?;
+        check(
+            self.decoded_limit_bytes != Some(0) && self.decoded_max_side != Some(0),
+            "decoded_limit and decoded_max_side must be 1 or more; leave them out to keep no decoded samples",
+        )?;
+        check(
+            self.decoded_max_side.is_none() || self.decoded_limit_bytes.is_some(),
+            "decoded_max_side says how large images are kept: give decoded_limit too, the memory to keep them in",
+        )?;
         check(self.num_threads != Some(0), "num_threads must be 1 or more")?;
         check(self.shuffle_window != Some(0), "shuffle_window must be 1 or more")?;
         check(self.canonical_ranks != Some(0), "canonical_ranks must be 1 or more")?;

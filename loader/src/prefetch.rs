@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use forebay_cache::memory::Region;
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, join, join_all};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::device::Moving;
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
-use crate::pipeline::row::{Done, Job, Workshop, panicked};
+use crate::pipeline::row::{Done, Job, Source, Workshop, panicked};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
 use crate::plan::Progress;
@@ -133,12 +133,17 @@ impl Planner {
             let next = {
                 let _inside = self.shop.gauges.enter(Stage::Index);
                 let timed = timed(&self.shop.trace);
-                let next = self.walk.next(&self.shop.catalog).await?;
+                let next = match self.walk.next().await? {
+                    Some(Planned { samples, valid, start, after }) => {
+                        self.reached.send_replace(start);
+                        Some((self.sources(samples).await?, valid, after))
+                    }
+                    None => None,
+                };
                 timed.end(|| What::Plan(Planning::Index));
                 next
             };
-            let Some(Planned { samples, valid, start, after }) = next else { return Ok(()) };
-            self.reached.send_replace(start);
+            let Some((samples, valid, after)) = next else { return Ok(()) };
             let planned = timed(&self.shop.trace);
             let units = self.units(&samples)?;
             let (slot, cells) = {
@@ -156,8 +161,8 @@ impl Planner {
             });
             let rows = samples.into_iter().zip(cells).zip(units).enumerate();
             let jobs = rows.map(|(row, ((placed, cells), units))| {
-                let Placed { position, number, sample } = placed;
-                (Job { position, number, sample, cells, row, values: values.clone() }, units)
+                let (Placed { position, number, at, .. }, source) = placed;
+                (Job { position, number, at, source, cells, row, values: values.clone() }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
             if coming.send(Coming::Batch { slot, rows, values, permit, after, planned }).await.is_err() {
@@ -167,11 +172,37 @@ impl Planner {
         Ok(())
     }
 
+    /// What every row is made of: what is kept of its sample, or its members, which are looked for only then.
+    async fn sources(&self, samples: Vec<Placed>) -> Result<Vec<(Placed, Source)>> {
+        let kept = match &self.shop.decoded {
+            Some(decoded) => {
+                let numbers: Vec<u64> = samples.iter().map(|placed| placed.number).collect();
+                let end = samples.iter().map(|placed| placed.position + 1).max();
+                decoded.pin(&numbers, end)
+            }
+            None => samples.iter().map(|_| None).collect(),
+        };
+        let mut sources = Vec::with_capacity(samples.len());
+        for (mut placed, kept) in samples.into_iter().zip(kept) {
+            let source = match (kept, placed.found.take()) {
+                (Some(kept), _) => Source::Kept(kept),
+                (None, Some(found)) => Source::Found(found),
+                (None, None) => Source::Found(self.shop.catalog.find(placed.at).await?),
+            };
+            sources.push((placed, source));
+        }
+        Ok(sources)
+    }
+
     /// What every row's reads take of the room; an error where one row doesn't fit at all.
-    fn units(&self, samples: &[Placed]) -> Result<Vec<u32>> {
-        let bytes: Vec<u64> = samples.iter().map(|placed| self.shop.room_bytes(&placed.sample)).collect();
+    fn units(&self, samples: &[(Placed, Source)]) -> Result<Vec<u32>> {
+        let room = |source: &Source| match source {
+            Source::Found(sample) => self.shop.room_bytes(sample),
+            Source::Kept(_) => 0,
+        };
+        let bytes: Vec<u64> = samples.iter().map(|(_, source)| room(source)).collect();
         let most = u64::from(self.room_units) * ROOM_UNIT;
-        if let Some((&needed, Placed { sample, .. })) =
+        if let Some((&needed, (_, Source::Found(sample)))) =
             bytes.iter().zip(samples).max_by_key(|(bytes, _)| **bytes)
             && needed > most
         {
@@ -195,7 +226,9 @@ impl Planner {
     fn fill(&self, rows: Vec<(Job, u32)>) -> impl Future<Output = Result<Vec<Done>>> + Send + use<> {
         let room = self.room.clone();
         let shop = self.shop.clone();
-        let queued: Vec<_> = rows
+        let (copied, read): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(job, _)| job.is_copy());
+        let copied: Vec<Job> = copied.into_iter().map(|(job, _)| job).collect();
+        let queued: Vec<_> = read
             .into_iter()
             .map(|(job, units)| {
                 let turn = match room.clone().try_acquire_many_owned(units) {
@@ -206,22 +239,30 @@ impl Planner {
             })
             .collect();
         // Dropped in this order, also before it ran: with the workshop goes the last that the rows hold.
-        let work = (queued, shop);
+        let work = (copied, queued, shop);
         async move {
-            let (queued, shop) = work;
+            let (copied, queued, shop) = work;
             let shop = &shop;
             // In a box of its own from the start: a row's future takes kilobytes, and would be copied from hand to hand.
-            let row = |(job, turn)| {
+            let row = |(job, turn): (Job, Turn)| {
                 Box::pin(async move {
+                    let number = job.row;
                     let permit = match turn {
-                        Turn::Come(permit) => permit,
-                        Turn::Waits(waiting) => waiting.await.map_err(|_| Error::Closed)?,
+                        Turn::Come(permit) => Ok(permit),
+                        Turn::Waits(waiting) => waiting.await,
                     };
-                    shop.row(job, permit).await
+                    let made = match permit {
+                        Ok(permit) => shop.row(job, Some(permit)).await,
+                        Err(_) => Err(Error::Closed),
+                    };
+                    (number, made)
                 })
             };
+            let (mut rows, copied) = join(join_all(queued.into_iter().map(row)), shop.copy(copied)).await;
+            rows.extend(copied);
+            rows.sort_unstable_by_key(|(number, _)| *number);
             // The first row's error is the batch's, so that it is the same one on every run.
-            join_all(queued.into_iter().map(row)).await.into_iter().collect()
+            rows.into_iter().map(|(_, made)| made).collect()
         }
     }
 }

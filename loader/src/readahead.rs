@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::catalog::Catalog;
+use crate::decoded::Decoded;
 use crate::error::Result;
 use crate::pages::{OpenPages, PageBytes};
-use crate::plan::{Order, Page, Readers};
+use crate::plan::{Order, Page, Readers, SampleRef};
 
 /// Prefetches of pieces under way at once; the cache bounds its connections itself.
 const PIECES_AT_ONCE: usize = 8;
@@ -27,6 +28,8 @@ const HOLDS_AT_ONCE: usize = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Approach {
     pub(crate) catalog: Arc<Catalog>,
+    /// Samples that need no page.
+    pub(crate) decoded: Option<Arc<Decoded>>,
     pub(crate) order: Arc<Order>,
     pub(crate) readers: Readers,
     /// Positions ahead of the planner at which a page is due.
@@ -45,6 +48,16 @@ impl Approach {
             passed(self.reached());
         }
         true
+    }
+
+    /// Whether every sample of a page is kept decoded.
+    fn is_decoded(&self, page: &Page) -> bool {
+        let Some(decoded) = &self.decoded else { return false };
+        self.order.pieces(page.id).iter().all(|piece| {
+            let first = SampleRef { shard: piece.shard, index: piece.samples.start };
+            let first = self.order.sample_number(first);
+            decoded.holds(first..first + piece.len())
+        })
     }
 
     fn reached(&mut self) -> u64 {
@@ -74,6 +87,9 @@ impl Approach {
         for page in order.pages_from(position, &self.readers.clone()) {
             if !self.due(&page, |reached| open.close_before(reached)).await {
                 return Ok(());
+            }
+            if self.is_decoded(&page) {
+                continue;
             }
             let bytes = self.bytes_of(&page).await?;
             open.open(page.last, bytes.clone());
@@ -111,6 +127,9 @@ impl Approach {
         for page in order.pages_from(position, &self.readers.clone()) {
             if !self.due(&page, |reached| held.let_go_before(reached)).await {
                 return Ok(());
+            }
+            if self.is_decoded(&page) {
+                continue;
             }
             for (object, range) in self.bytes_of(&page).await? {
                 while reads.len() >= HOLDS_AT_ONCE {

@@ -14,12 +14,16 @@ pub struct LoaderStats {
     pub batches: u64,
     /// Samples in them, padding not counted.
     pub samples: u64,
-    /// Samples by the farthest tier that any of their bytes came from: "memory", "nvme", "origin".
+    /// Samples by the farthest tier that any of their bytes came from: "decoded", "memory", "nvme", "origin".
     pub samples_by_tier: BTreeMap<&'static str, u64>,
-    /// Bytes of members by the tier that they came from.
+    /// Bytes by the tier that they came from: of members, and of decoded samples.
     pub bytes_by_tier: BTreeMap<&'static str, u64>,
     /// Bytes not fetched from the origin as a part of all.
     pub hit_rate: f64,
+    /// Samples that are kept decoded.
+    pub decoded_samples: u64,
+    /// Bytes that they take of the limit for them.
+    pub decoded_bytes: u64,
     /// How long the consumer waited, by the stage that it waited for: "index", "memory", "read", "decode",
     /// "assemble".
     pub stall: BTreeMap<&'static str, Duration>,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::catalog::{Catalog, Found};
+use crate::catalog::Found;
 use crate::error::{Error, Result};
-use crate::plan::{Cursor, EpochCut, Order, Progress};
+use crate::plan::{Cursor, EpochCut, Order, Progress, SampleRef};
 
 /// A row's sample.
 #[derive(Debug)]
@@ -15,7 +15,9 @@ pub(crate) struct Placed {
     pub(crate) position: u64,
     /// Its number in storage order, which random augmentation is keyed by.
     pub(crate) number: u64,
-    pub(crate) sample: Found,
+    pub(crate) at: SampleRef,
+    /// Where its members lie, as far as that is known already.
+    pub(crate) found: Option<Found>,
 }
 
 /// The samples of one batch of this rank.
@@ -41,9 +43,9 @@ pub(crate) enum Walk {
 
 impl Walk {
     /// The next batch; `None` behind the last one.
-    pub(crate) async fn next(&mut self, catalog: &Catalog) -> Result<Option<Planned>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Planned>> {
         match self {
-            Self::Ordered(walk) => walk.next(catalog).await,
+            Self::Ordered(walk) => Ok(walk.next()),
             Self::Discovered(walk) => walk.next().await,
         }
     }
@@ -62,17 +64,17 @@ impl Ordered {
         Self { cursor: Cursor::new(order), cut, next: 0 }
     }
 
-    async fn next(&mut self, catalog: &Catalog) -> Result<Option<Planned>> {
-        let Some(batch) = self.cut.batch(self.next) else { return Ok(None) };
+    fn next(&mut self) -> Option<Planned> {
+        let batch = self.cut.batch(self.next)?;
         self.next += 1;
         let mut samples = Vec::with_capacity(batch.rows as usize);
         for position in batch.positions() {
             let at = self.cursor.at(position).sample;
             let number = self.cursor.order().sample_number(at);
-            samples.push(Placed { position, number, sample: catalog.find(at).await? });
+            samples.push(Placed { position, number, at, found: None });
         }
         let after = self.cut.progress(self.next);
-        Ok(Some(Planned { samples, valid: batch.valid as usize, start: batch.start, after }))
+        Some(Planned { samples, valid: batch.valid as usize, start: batch.start, after })
     }
 }
 
@@ -104,7 +106,7 @@ impl Discovered {
             && let Some(sample) = self.sample().await?
         {
             let position = start + rows.len() as u64;
-            rows.push(Placed { position, number: position, sample });
+            rows.push(Placed { position, number: position, at: sample.at, found: Some(sample) });
         }
         if rows.is_empty() || (self.drop_last && rows.len() < self.batch_size) {
             return if start > 0 { Ok(None) } else { Err(self.nothing(rows.len())) };

@@ -190,7 +190,19 @@ def resizes(cases, pictures):
             small = whole.resize((90, 120), FILTERS[how]).resize((50, 40), FILTERS[how])
             twice = [{"resize": {"size": {"exactly": size}, **now}} for size in ([120, 90], [40, 50])]
             cases.add(f"Resize twice {how}", data, np.asarray(small), twice, **bounds)
+        for number, side in enumerate((100, 224)):
+            u = [[], [(0.1 + number / 2, 0.7)[axis] for axis in (0, 1)], [0.25]]
+            top, left = (int(u[1][axis] * (length - side + 1)) for axis, length in ((0, size[1]), (1, size[0])))
+            box = resized.crop((left, top, left + side, top + side)).transpose(Image.FLIP_LEFT_RIGHT)
+            crop = {"random_crop": {"size": [side, side], "pad_if_needed": False}}
+            flip = {"random_horizontal_flip": {"p": 0.5}}
+            cases.add("Resize, RandomCrop", data, np.asarray(box), [resize, crop, flip], u, most=2, mean=0.5)
         pixels = np.asarray(whole)
+        top, left = int(0.3 * (641 - h)) - (640 - h), int(0.8 * (601 - w)) - (600 - w)
+        around = np.pad(pixels, ((640 - h, 640 - h), (600 - w, 600 - w), (0, 0)))
+        moved = around[top + 640 - h :, left + 600 - w :][:640, :600]
+        crop = {"random_crop": {"size": [640, 600], "pad_if_needed": True}}
+        cases.add("RandomCrop, padded", data, moved, [crop], [[0.3, 0.8]])
         left, right = (600 - w) // 2, (600 - w + 1) // 2
         top, bottom = (640 - h) // 2, (640 - h + 1) // 2
         padded = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))

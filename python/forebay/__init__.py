@@ -31,7 +31,7 @@ from forebay._fields import Bytes, Field, Float, Image, Int, Json, Mask, Numpy, 
 from forebay._forebay import Array, DeviceArray, __version__
 from forebay._loader import DataLoader
 from forebay._stats import Stats
-from forebay._transforms import CenterCrop, RandomHorizontalFlip, RandomResizedCrop, Resize, Transform
+from forebay._transforms import CenterCrop, RandomCrop, RandomHorizontalFlip, RandomResizedCrop, Resize, Transform
 
 __all__ = [
     "Array",
@@ -61,6 +61,7 @@ __all__ = [
     "Numpy",
     "OriginError",
     "PermissionError",
+    "RandomCrop",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "Resize",

@@ -201,8 +201,8 @@ def _transforms(transform: Any) -> tuple[Transform, ...]:
             raise ConfigError(f"Image: transform holds the class {step.__name__}: call it, {step.__name__}(...)")
         if not isinstance(step, Transform):
             raise ConfigError(
-                f"Image: transform holds {step!r}; it takes RandomResizedCrop, Resize, CenterCrop, RandomHorizontalFlip, "
-                "Normalize, Cast and Layout of forebay. Python code per batch goes into map="
+                f"Image: transform holds {step!r}; it takes RandomResizedCrop, RandomCrop, Resize, CenterCrop, "
+                "RandomHorizontalFlip, Normalize, Cast and Layout of forebay. Python code per batch goes into map="
             )
     check_order(steps)
     return steps

@@ -168,6 +168,8 @@ class Loader:
         local_world_size: int,
         num_threads: int | None,
         prefetch_factor: int,
+        decoded_limit: int | None,
+        decoded_max_side: int | None,
         timeout: float | None,
         skip_errors: bool,
         max_errors: int,

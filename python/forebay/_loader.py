@@ -38,6 +38,10 @@ class DataLoader:
         num_threads: Decoding threads. Default: the cores given to this process by cgroup and affinity, divided by
             LOCAL_WORLD_SIZE.
         prefetch_factor: Batches made ahead of the consumer.
+        decoded_limit: Most bytes of decoded samples that stay in host memory from epoch to epoch, as a part of
+            host_memory_limit. An epoch over them reads nothing and decodes nothing. Default: none stay.
+        decoded_max_side: With decoded_limit, most pixels of the longer side of an image that stays: larger ones are shrunk to it
+            before the transforms, in every epoch. Default: images keep their size.
         timeout: Seconds without any progress before waiting is an error. Default: no limit.
         rank, world_size: This process among those that share an epoch. Default: RANK and WORLD_SIZE, or 0 of 1.
         shuffle_window: Samples over which order is random; part of the order. Default: 131,072, or the state's.
@@ -79,6 +83,8 @@ class DataLoader:
         drop_last: bool = False,
         num_threads: int | None = None,
         prefetch_factor: int = 2,
+        decoded_limit: int | str | None = None,
+        decoded_max_side: int | None = None,
         timeout: float | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -117,6 +123,8 @@ class DataLoader:
             local_world_size=max(1, _from_environment("LOCAL_WORLD_SIZE") or 1),
             num_threads=_optional("num_threads", num_threads, 1, 2**15),
             prefetch_factor=integer("prefetch_factor", prefetch_factor, 1, 2**15),
+            decoded_limit=None if decoded_limit is None else _sizes.parse("decoded_limit", decoded_limit),
+            decoded_max_side=_optional("decoded_max_side", decoded_max_side, 1, 65_535),
             timeout=None if timeout is None else number("timeout", timeout, 0.001, 1e9),
             skip_errors=choice("on_error", on_error, ("raise", "skip")) == "skip",
             max_errors=integer("max_errors", max_errors, 0, _U64),

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_TIERS = ("memory", "nvme", "origin")
+_TIERS = ("decoded", "memory", "nvme", "origin")
 _STAGES = ("index", "memory", "read", "decode", "assemble")
 
 
@@ -22,11 +22,15 @@ class Stats:
     samples: int
     """Samples in them, padding not counted."""
     samples_by_tier: dict[str, int]
-    """By the farthest tier that any of their bytes came from: "memory", "nvme", "origin"."""
+    """By the farthest tier that any of their bytes came from: "decoded", "memory", "nvme", "origin"."""
     bytes_by_tier: dict[str, int]
-    """Bytes of members by the tier that they came from."""
+    """By the tier that they came from: bytes of members, and of decoded samples."""
     fetched_bytes: int
     """Bytes that the folder's cache in this process got from the origin for anybody: passes that count samples included."""
+    decoded_samples: int
+    """Samples that stay decoded in host memory, as it is now."""
+    decoded_bytes: int
+    """Bytes that they take of `decoded_limit`."""
     hit_rate: float
     """Bytes not fetched from the origin, as a part of all."""
     stall_seconds: dict[str, float]
@@ -109,10 +113,14 @@ class Stats:
             (f"from {tier}", f"{self.samples_by_tier[tier]:,} samples, {show(self.bytes_by_tier[tier])}")
             for tier in self.bytes_by_tier
         ]
+        kept = []
+        if self.decoded_samples:
+            kept = [("kept decoded", f"{self.decoded_samples:,} samples, {show(self.decoded_bytes)}")]
         stalls = ", ".join(f"{stage} {wait:.2f} s" for stage, wait in self.stall_seconds.items())
         rows = [
             ("delivered", f"{self.samples:,} samples in {self.batches:,} batches"),
             *tiers,
+            *kept,
             ("fetched", f"{show(self.fetched_bytes)} from the origin, hit rate {self.hit_rate:.1%}"),
             ("stalled for", stalls),
             ("decoding", f"{self.decode_seconds:.2f} s of CPU on {self.threads} threads, SIMD {self.simd}"),

@@ -100,6 +100,25 @@ class Resize(Transform):
         return {"resize": {"size": size, "interpolation": self.interpolation, "antialias": self.antialias}}
 
 
+class RandomCrop(Transform):
+    """A random box of the image, not resized.
+
+    size: (height, width) in pixels, or one number for both.
+    pad_if_needed: a smaller image is first padded with zeros, at both ends by what is missing, as torchvision does. Without it a
+        smaller image is an error.
+    """
+
+    __slots__ = _names = ("size", "pad_if_needed")
+    size: tuple[int, int]
+    pad_if_needed: bool
+
+    def __init__(self, size: int | Sequence[int], pad_if_needed: bool = False) -> None:
+        self._set(size=_both("RandomCrop", size), pad_if_needed=boolean("RandomCrop: pad_if_needed", pad_if_needed))
+
+    def _spec(self) -> dict[str, Any]:
+        return {"random_crop": {"size": self.size, "pad_if_needed": self.pad_if_needed}}
+
+
 class CenterCrop(Transform):
     """The middle of the image; a smaller image is padded with zeros, as torchvision does.
 

@@ -71,8 +71,8 @@ impl Loader {
     #[new]
     #[pyo3(signature = (
         sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
-        prefetch_factor, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit, storage_options, trace,
-        device, local_rank, gpu_memory_limit, into_consumers
+        prefetch_factor, decoded_limit, decoded_max_side, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit,
+        storage_options, trace, device, local_rank, gpu_memory_limit, into_consumers
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
     fn new(
@@ -90,6 +90,8 @@ impl Loader {
         local_world_size: u32,
         num_threads: Option<usize>,
         prefetch_factor: usize,
+        decoded_limit: Option<u64>,
+        decoded_max_side: Option<u32>,
         timeout: Option<f64>,
         skip_errors: bool,
         max_errors: u64,
@@ -123,6 +125,8 @@ impl Loader {
             local_world_size,
             num_threads,
             prefetch_factor,
+            decoded_limit_bytes: decoded_limit,
+            decoded_max_side,
             timeout: timeout
                 .map(Duration::try_from_secs_f64)
                 .transpose()

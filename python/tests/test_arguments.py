@@ -96,6 +96,8 @@ def test_bad_urls(open_loader: OpenLoader, urls: Any) -> None:
         (lambda: forebay.RandomResizedCrop(8, scale=(0.5, 2)), "from 0 to 1"),
         (lambda: forebay.RandomResizedCrop(8, ratio=3), "two numbers"),
         (lambda: forebay.RandomResizedCrop(8, interpolation="lanczos"), "'bicubic'"),
+        (lambda: forebay.RandomCrop(0), "size=0"),
+        (lambda: forebay.RandomCrop(8, pad_if_needed=1), "True or False"),
         (lambda: forebay.RandomResizedCrop(8, antialias=None), "True or False"),
         (lambda: forebay.Resize((8, 8), max_size=9), "shorter side"),
         (lambda: forebay.Resize(8, max_size=8), "max_size=8"),

@@ -154,17 +154,59 @@ def test_modes_become_rgb_as_pillow_makes_them(
     assert_near(mine, Image.open(io.BytesIO(out.getvalue())).convert("RGB"))
 
 
+def grid(width: int, height: int) -> np.ndarray:
+    """A picture whose red is x and whose green is y."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.arange(width)[None, :]
+    pixels[..., 1] = np.arange(height)[:, None]
+    return pixels
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_random_crops_that_are_not_resized_are_boxes_of_the_picture(
+    write: Callable[..., str], open_loader: OpenLoader
+) -> None:
+    whole = grid(120, 90)
+    path = pictures(write, [png(whole)] * 64, "png")
+    crop = [forebay.RandomCrop((50, 70)), forebay.RandomHorizontalFlip()]
+    corners, mirrored = set(), 0
+    for mine in decoded(open_loader, path, forebay.Image("png", transform=crop), 64):
+        upright = mine if mine[0, 0, 0] < mine[0, -1, 0] else mine[:, ::-1]
+        mirrored += upright is not mine
+        left, top = int(upright[0, 0, 0]), int(upright[0, 0, 1])
+        corners.add((left, top))
+        np.testing.assert_array_equal(upright, whole[top : top + 50, left : left + 70])
+    assert len(corners) > 50
+    assert 16 < mirrored < 48
+    assert min(left for left, _ in corners) < 10 < 40 < max(left for left, _ in corners)
+
+
+def test_a_random_crop_of_a_smaller_picture_is_an_error_or_padded(
+    write: Callable[..., str], open_loader: OpenLoader
+) -> None:
+    path = pictures(write, [png(grid(40, 30))] * 8, "png")
+    with pytest.raises(forebay.DataError, match=r"(?s)000\.png.*50x20 of an image of 40x30.*pad_if_needed=True"):
+        decoded(open_loader, path, forebay.Image("png", transform=[forebay.RandomCrop((20, 50))]), 8)
+    crop = forebay.RandomCrop((20, 50), pad_if_needed=True)
+    for mine in decoded(open_loader, path, forebay.Image("png", transform=[crop]), 8):
+        inside = mine[..., 0].max(axis=0).nonzero()[0]
+        first = int(inside[0]) - 1  # Red is 0 in the picture's own first column.
+        np.testing.assert_array_equal(mine[0, first : first + 40, 0], np.arange(40))
+        assert not mine[:, :first].any()
+        assert not mine[:, first + 40 :].any()
+
+
 def test_random_crops_are_pillows_on_some_box_of_the_right_shape(
     write: Callable[..., str], open_loader: OpenLoader
 ) -> None:
     """A picture whose red is x and whose green is y tells the box; Pillow's resize of that box must give the same pixels."""
     width, height = 256, 192
-    grid = np.zeros((height, width, 3), np.uint8)
-    grid[..., 0] = np.arange(width)[None, :]
-    grid[..., 1] = np.arange(height)[:, None]
-    out = io.BytesIO()
-    Image.fromarray(grid).save(out, "PNG")
-    path = pictures(write, [out.getvalue()] * 32, "png")
+    path = pictures(write, [png(grid(width, height))] * 32, "png")
     crop = forebay.RandomResizedCrop(64, scale=(0.2, 0.6), interpolation="nearest", antialias=False)
     boxes = set()
     for mine in decoded(open_loader, path, forebay.Image("png", transform=[crop]), 32):

@@ -52,8 +52,8 @@ def run(place: Place) -> dict[str, Any]:
     }
     checks = place.empty("records-checks")
 
-    def python(name: str, module: str, package: str, rounds: int | None = None) -> Contender:
-        command = [*place.peer(module), json.dumps({**settings, **WARM_UP.get(name, {})})]
+    def python(name: str, module: str, package: str, rounds: int | None = None, **more: Any) -> Contender:
+        command = [*place.peer(module), json.dumps({**settings, **WARM_UP.get(name, {}), **more})]
 
         def go(_: int) -> dict[str, Any]:
             needs(package)

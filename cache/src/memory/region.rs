@@ -99,6 +99,28 @@ impl Region {
         self.shared.take(&mut state, pages, bytes)
     }
 
+    /// `bytes` (rounded up to pages) at `offset`, in one of the [`parts`](Self::parts): for those who keep the books themselves.
+    /// Nothing where some of that is given out, or lies outside.
+    pub fn try_allocate_at(&self, offset: usize, bytes: usize) -> Option<Slab> {
+        let pages = self.pages(bytes).ok()?;
+        let mut state = self.shared.state.lock();
+        let at = state.free.partition_point(|&(start, _)| start <= offset).checked_sub(1)?;
+        let (start, have) = state.free[at];
+        let before = offset - start;
+        if !offset.is_multiple_of(PAGE) || before + pages > have {
+            return None;
+        }
+        let behind = (offset + pages, have - before - pages);
+        let left = [(start, before), behind].into_iter().filter(|&(_, len)| len > 0);
+        state.free.splice(at..=at, left);
+        Some(self.shared.give(&mut state, offset, pages, bytes))
+    }
+
+    /// What the region was given of the arena, as (offset, length).
+    pub fn parts(&self) -> &[(usize, usize)] {
+        &self.shared.parts
+    }
+
     /// Waits until nothing that was allocated is used any more.
     pub async fn drained(&self) {
         loop {
@@ -157,9 +179,14 @@ impl Shared {
     fn take(self: &Arc<Self>, state: &mut State, pages: usize, bytes: usize) -> Option<Slab> {
         let at = state.free.iter().position(|&(_, have)| have >= pages)?;
         let (offset, _) = cut(&mut state.free, at, pages);
+        Some(self.give(state, offset, pages, bytes))
+    }
+
+    /// A slab of what was just taken from the free parts.
+    fn give(self: &Arc<Self>, state: &mut State, offset: usize, pages: usize, bytes: usize) -> Slab {
         state.used += pages;
         state.peak = state.peak.max(state.used);
-        Some(Slab::in_region(self.clone(), offset, pages, self.ground.at(offset), bytes))
+        Slab::in_region(self.clone(), offset, pages, self.ground.at(offset), bytes)
     }
 
     /// Takes back what a slab had.
@@ -234,6 +261,32 @@ mod tests {
     fn a_slab_that_is_too_large_for_the_region_is_an_error_not_a_wait() {
         let error = futures::executor::block_on(region(8192).allocate(8193)).unwrap_err();
         assert!(matches!(error, Error::MemoryTooSmall { needed_bytes: 12288, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_place_is_given_once_and_comes_back() {
+        let region = region(8 * PAGE);
+        let start = region.parts()[0].0;
+        let at = |page: usize, bytes| region.try_allocate_at(start + page * PAGE, bytes);
+        let (middle, last) = (at(3, 2 * PAGE - 1).unwrap(), at(7, 1).unwrap());
+        assert_eq!(
+            (middle.len(), middle.capacity(), region.used_bytes()),
+            (2 * PAGE - 1, 2 * PAGE, 3 * PAGE)
+        );
+        assert!(
+            at(4, 1).is_none()
+                && at(2, PAGE + 1).is_none()
+                && at(6, 2 * PAGE).is_none()
+                && at(8, 1).is_none()
+        );
+        assert!(region.try_allocate_at(start + 1, 1).is_none(), "no page begins there");
+        assert!(at(2, PAGE).is_some() && at(0, 3 * PAGE).is_some() && at(5, 2 * PAGE).is_some());
+        drop(middle);
+        let leases: Vec<_> = (0..7).map(|page| at(page, PAGE).unwrap().freeze()).collect();
+        assert!(at(3, 1).is_none() && region.try_allocate(1).is_none());
+        drop((leases, last));
+        assert_eq!(region.used_bytes(), 0);
+        region.try_allocate(8 * PAGE).unwrap();
     }
 
     #[tokio::test]

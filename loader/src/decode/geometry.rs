@@ -86,6 +86,11 @@ impl Stage {
         Some(Rect { x: self.crop.x + inner.x, y: self.crop.y + inner.y, ..inner })
     }
 
+    /// The box of the input that is the output, but for its mirroring, where nothing is resized or padded.
+    pub(super) fn plain_box(&self) -> Option<Rect> {
+        self.input_box(Rect::all(self.output()))
+    }
+
     /// Whether every pixel of the resized crop is kept: then whatever lies beyond is zero in any wider window too.
     fn keeps_all(&self) -> bool {
         let reaches =
@@ -192,9 +197,11 @@ impl Geometry {
 /// (height, width) of the output, where the transforms fix it whatever the picture.
 pub fn fixed_output(transforms: &[Transform]) -> Option<(u32, u32)> {
     transforms.iter().rev().find_map(|transform| match transform {
-        Transform::RandomResizedCrop { size, .. } | Transform::CenterCrop { size } => Some(Some(*size)),
+        Transform::RandomResizedCrop { size, .. }
+        | Transform::RandomCrop { size, .. }
+        | Transform::CenterCrop { size } => Some(Some(*size)),
         Transform::Resize { size: ResizeTo::Exactly(height, width), .. } => Some(Some((*height, *width))),
-        Transform::Resize { size: ResizeTo::Shorter { .. }, .. } => Some(None),
+        Transform::Resize { size: ResizeTo::Shorter { .. } | ResizeTo::Within(_), .. } => Some(None),
         Transform::RandomHorizontalFlip { .. } => None,
     })?
 }
@@ -224,9 +231,19 @@ pub fn resolve(
                 let size = match size {
                     ResizeTo::Exactly(height, width) => Size { width, height },
                     ResizeTo::Shorter { side, max_size } => tv::resized(now, side, max_size),
+                    ResizeTo::Within(side) => within(now, side),
                 };
                 let size = checked((size.height, size.width), limits)?;
                 geometry.resize(size, Filter { interpolation, antialias });
+            }
+            Transform::RandomCrop { size, pad_if_needed } => {
+                let size = checked(size, limits)?;
+                if !pad_if_needed && (size.width > now.width || size.height > now.height) {
+                    return Err(DecodeError::new(format!(
+                        "RandomCrop takes {size} of an image of {now}: resize it first, or use pad_if_needed=True"
+                    )));
+                }
+                geometry.window(tv::random_crop(now, size, draw));
             }
             Transform::CenterCrop { size } => {
                 let size = checked(size, limits)?;
@@ -240,6 +257,16 @@ pub fn resolve(
         }
     }
     Ok(geometry)
+}
+
+/// The size whose longer side is at most `side`, as FFCV's max_resolution: the shorter one follows, cut to an integer.
+fn within(size: Size, side: u32) -> Size {
+    let longer = size.width.max(size.height);
+    if longer <= side {
+        return size;
+    }
+    let scaled = |length: u32| (u64::from(length) * u64::from(side) / u64::from(longer)).max(1) as u32;
+    Size { width: scaled(size.width), height: scaled(size.height) }
 }
 
 fn checked((height, width): (u32, u32), limits: &Limits) -> Result<Size> {

@@ -13,6 +13,7 @@
 //! bytes → ([`jpeg`] or formats) → pixels of a region → ([`geometry`] says what with them) → resize (→ [`convert`]) → slot.
 //! Which random numbers are drawn is [`Draws`]' affair; which shard a member came from, the pipeline's.
 
+mod again;
 pub mod convert;
 pub mod error;
 mod formats;
@@ -31,6 +32,7 @@ mod stored;
 pub(crate) mod testing;
 mod torchvision;
 
+pub use again::Steps;
 pub use convert::Converter;
 pub use error::{DecodeError, Result};
 pub use geometry::{Draws, Geometry, fixed_output, resolve};
@@ -298,26 +300,7 @@ impl Decoder {
         }
         let geometry = geometry.nearest();
         limits.check_bytes("mask", (size.pixels() * 3).saturating_add(geometry.stage_bytes(1)))?;
-        let pixels = output(geometry.output(), 1, limits, out, |target| {
-            let mut now = indexes;
-            let mut held = Rect::all(size);
-            for (number, stage) in geometry.stages.iter().enumerate() {
-                let gather =
-                    match Work::new(stage, if number == 0 { orientation } else { Orientation::default() }) {
-                        Work::Gather(gather) => gather,
-                        Work::Resize(_) => unreachable!("the geometry was made nearest"),
-                    };
-                let view = View { pixels: &now, held };
-                if number + 1 == geometry.stages.len() {
-                    resize::gather::<1>(view, &gather, target);
-                } else {
-                    let mut next = vec![0; stage.output().pixels() as usize];
-                    resize::gather::<1>(view, &gather, &mut next);
-                    (now, held) = (next, Rect::all(stage.output()));
-                }
-            }
-            Ok(())
-        })?;
+        let pixels = indexes_through(&geometry, &indexes, orientation, size, limits, out)?;
         Ok(Decoded { pixels, geometry, denominator: 1 })
     }
 
@@ -386,6 +369,36 @@ fn finish(
         Ok(())
     })?;
     Ok(Decoded { pixels, geometry, denominator })
+}
+
+/// Runs the stages of a geometry that was made nearest on class indexes of this stored size.
+fn indexes_through(
+    geometry: &Geometry,
+    indexes: &[u8],
+    orientation: Orientation,
+    size: Size,
+    limits: &Limits,
+    out: ImageOut<'_>,
+) -> Result<Option<Vec<u8>>> {
+    output(geometry.output(), 1, limits, out, |target| {
+        let (mut before, mut held) = (None::<Vec<u8>>, Rect::all(size));
+        for (number, stage) in geometry.stages.iter().enumerate() {
+            let gather =
+                match Work::new(stage, if number == 0 { orientation } else { Orientation::default() }) {
+                    Work::Gather(gather) => gather,
+                    Work::Resize(_) => unreachable!("the geometry was made nearest"),
+                };
+            let view = View { pixels: before.as_deref().unwrap_or(indexes), held };
+            if number + 1 == geometry.stages.len() {
+                resize::gather::<1>(view, &gather, target);
+            } else {
+                let mut next = vec![0; stage.output().pixels() as usize];
+                resize::gather::<1>(view, &gather, &mut next);
+                (before, held) = (Some(next), Rect::all(stage.output()));
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Gives `write` the slot, or a vector of the right size.

@@ -221,6 +221,15 @@ impl Level {
         }
     }
 
+    /// A row as it is, or its pixels from the last to the first.
+    fn copy(self, source: Source<'_>, number: usize, mirrored: bool, out: &mut [u8]) {
+        match self {
+            Self::Portable => portable::copy(source.row(number), mirrored, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(token) => token.copy(source, number, mirrored, out),
+        }
+    }
+
     /// Each pixel as the weighted sum of pixels of `row`, which is as long as `pixels` reach.
     fn convolve(self, row: &[u8], pixels: &Pixels, out: &mut [u8]) {
         match self {
@@ -260,6 +269,17 @@ pub(super) fn gather<const CHANNELS: usize>(view: View<'_>, gather: &Gather, out
                 None => pixel.fill(0),
             }
         }
+    }
+}
+
+/// Copies a part of `view`, mirrored where asked: nothing is computed, so that it runs at the memory's speed.
+pub(super) fn copy(view: View<'_>, part: Rect, mirrored: bool, out: &mut [u8]) {
+    let (stride, length) = (view.held.width as usize * 3, part.width as usize * 3);
+    let skipped = (part.y - view.held.y) as usize * stride + (part.x - view.held.x) as usize * 3;
+    let source = Source { bytes: &view.pixels[skipped..], stride, length };
+    let level = Level::here();
+    for (number, line) in out.chunks_exact_mut(length).enumerate() {
+        level.copy(source, number, mirrored, line);
     }
 }
 

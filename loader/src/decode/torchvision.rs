@@ -22,13 +22,27 @@ pub(super) fn random_resized_crop(
         let width = round((target * aspect).sqrt());
         let height = round((target / aspect).sqrt());
         if (1..=size.width).contains(&width) && (1..=size.height).contains(&height) {
-            let below = |count: u32, number| ((f64::from(count) * draw(number)) as u32).min(count - 1);
-            let y = below(size.height - height + 1, 4 * attempt + 2);
-            let x = below(size.width - width + 1, 4 * attempt + 3);
+            let y = below(size.height - height + 1, draw(4 * attempt + 2));
+            let x = below(size.width - width + 1, draw(4 * attempt + 3));
             return Rect { x, y, width, height };
         }
     }
     central_box(size, (ratio.0.min(ratio.1), ratio.0.max(ratio.1)))
+}
+
+/// The window of RandomCrop, by draws 0 (top) and 1 (left). A side that is too short is first padded at both ends by what is missing.
+pub(super) fn random_crop(size: Size, to: Size, draw: impl Fn(u32) -> f64) -> Window {
+    let along = |length: u32, to: u32, number| {
+        let missing = i64::from(to) - i64::from(length);
+        let places = u32::try_from(missing.abs() + 1).unwrap_or(u32::MAX);
+        i64::from(below(places, draw(number))) - missing.max(0)
+    };
+    Window { y: along(size.height, to.height, 0), x: along(size.width, to.width, 1), size: to }
+}
+
+/// One of `count` numbers from 0.
+fn below(count: u32, draw: f64) -> u32 {
+    ((f64::from(count) * draw) as u32).min(count - 1)
 }
 
 /// The largest box in the middle whose width / height lies within `ratio`.

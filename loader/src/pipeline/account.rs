@@ -14,8 +14,8 @@ const KEPT_ERRORS: usize = 100;
 /// A loader's counters since it was opened.
 #[derive(Debug)]
 pub(crate) struct Account {
-    samples: [AtomicU64; 3],
-    bytes: [AtomicU64; 3],
+    samples: [AtomicU64; 4],
+    bytes: [AtomicU64; 4],
     decode_nanos: AtomicU64,
     max_errors: u64,
     skipped: Mutex<Skipped>,
@@ -27,8 +27,9 @@ struct Skipped {
     texts: Vec<String>,
 }
 
-/// Names of the tiers, nearest first, in the order of `Account`'s counters.
-pub(crate) const TIER_NAMES: [&str; 3] = ["memory", "nvme", "origin"];
+/// Names of the tiers in the order of `Account`'s counters: those of members' bytes, nearest first, then that of decoded samples.
+pub(crate) const TIER_NAMES: [&str; 4] = ["memory", "nvme", "origin", "decoded"];
+const DECODED: usize = 3;
 
 impl Account {
     pub(crate) fn new(max_errors: u64) -> Self {
@@ -54,6 +55,12 @@ impl Account {
         }
     }
 
+    /// Counts samples that were made of what was kept of them.
+    pub(crate) fn kept(&self, samples: u64, bytes: u64) {
+        self.samples[DECODED].fetch_add(samples, Relaxed);
+        self.bytes[DECODED].fetch_add(bytes, Relaxed);
+    }
+
     /// Counts a worker's time for one sample.
     pub(crate) fn decoded(&self, took: Duration) {
         self.decode_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -77,12 +84,12 @@ impl Account {
         Ok(())
     }
 
-    pub(crate) fn samples_by_tier(&self) -> [u64; 3] {
-        [0, 1, 2].map(|tier| self.samples[tier].load(Relaxed))
+    pub(crate) fn samples_by_tier(&self) -> [u64; 4] {
+        [0, 1, 2, 3].map(|tier| self.samples[tier].load(Relaxed))
     }
 
-    pub(crate) fn bytes_by_tier(&self) -> [u64; 3] {
-        [0, 1, 2].map(|tier| self.bytes[tier].load(Relaxed))
+    pub(crate) fn bytes_by_tier(&self) -> [u64; 4] {
+        [0, 1, 2, 3].map(|tier| self.bytes[tier].load(Relaxed))
     }
 
     pub(crate) fn decode_time(&self) -> Duration {

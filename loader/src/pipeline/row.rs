@@ -1,6 +1,10 @@
 //! One row of a batch: its members are read, decoded on a worker, and written where they belong. A sample that can't be decoded gives
 //! its row to the next one of its window, where the user allows that.
 
+mod copies;
+mod source;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use forebay_cache::memory::{Budget, Region, Row};
@@ -8,18 +12,22 @@ use forebay_cache::{ByteRange, Cache, Lease, Tier, Tiers};
 use futures::future::try_join_all;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot, watch};
 
+use source::Bytes;
+pub(crate) use source::Source;
+
 use super::account::Account;
 use super::queue::{Gauges, Stage};
-use super::sample::{SharedDecoder, Stopped};
+use super::sample::SharedDecoder;
 use super::slot::{Cell, Form, RowSample};
 use super::sorted::{self, SortedLabels};
 use super::values::{Refused, Reservation};
 use crate::catalog::{Catalog, Found};
 use crate::dataset::{Malformed, MemberEntry, shown, tar};
+use crate::decoded::Decoded;
 use crate::error::{Error, Result};
 use crate::memory::{Parts, Split};
 use crate::options::OnError;
-use crate::plan::{EpochRng, Order, OrderSpec};
+use crate::plan::{EpochRng, Order, OrderSpec, SampleRef};
 use crate::report::Reporter;
 use crate::trace::{Flight, Outcome, Sample, Trace, What, timed};
 
@@ -32,6 +40,7 @@ pub(crate) struct Workshop {
     pub(crate) cache: Cache,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: SharedDecoder,
+    pub(crate) decoded: Option<Arc<Decoded>>,
     /// Known from the start, or found when a replacement is asked for while samples are still being discovered.
     pub(crate) order: OnceCell<Arc<Order>>,
     pub(crate) spec: OrderSpec,
@@ -64,12 +73,20 @@ pub(crate) struct Job {
     pub(crate) position: u64,
     /// The sample's number in storage order, which random augmentation is keyed by.
     pub(crate) number: u64,
-    pub(crate) sample: Found,
+    pub(crate) at: SampleRef,
+    pub(crate) source: Source,
     pub(crate) cells: Vec<Option<Row>>,
     /// Its number in the batch.
     pub(crate) row: usize,
     /// What its batch takes for values of sizes that the layout doesn't know; none where there are none.
     pub(crate) values: Option<Arc<Reservation>>,
+}
+
+impl Job {
+    /// Whether it is made of what is kept of its sample, into memory that is there.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(self.source, Source::Kept(_)) && self.values.is_none()
+    }
 }
 
 /// A row that is done. Nothing of it is in the memory for reads any more.
@@ -98,9 +115,9 @@ impl Workshop {
     }
 
     /// Makes one row. `room` covers what the sample's reads take, and ends with it.
-    pub(crate) async fn row(&self, job: Job, room: OwnedSemaphorePermit) -> Result<Done> {
+    pub(crate) async fn row(&self, job: Job, room: Option<OwnedSemaphorePermit>) -> Result<Done> {
         let _room = room;
-        let Job { position, mut number, mut sample, cells, row, values } = job;
+        let Job { position, mut number, mut at, mut source, cells, row, values } = job;
         let fixed: Vec<bool> = cells.iter().map(Option::is_some).collect();
         let mut places: Places = (cells, vec![None; fixed.len()]);
         if let Some(values) = &values {
@@ -108,7 +125,7 @@ impl Workshop {
         }
         let mut attempt = 0;
         loop {
-            let made = self.make(&sample, number, &mut places, row, values.as_deref()).await;
+            let made = self.make(&source, at, number, &mut places, row, values.as_deref()).await;
             let error = match made {
                 Ok(()) => {
                     if let Some(values) = values.filter(|values| !values.settles_early()) {
@@ -116,9 +133,8 @@ impl Workshop {
                         values.settle(&places.1).await?;
                     }
                     let (rows, forms) = places;
-                    let label = label(&sample);
                     return Ok(Done {
-                        sample: RowSample { shard: sample.at.shard, index: sample.at.index, label },
+                        sample: RowSample { shard: at.shard, index: at.index, label: source.label() },
                         cells: rows.into_iter().zip(forms).map(|(row, form)| Cell { row, form }).collect(),
                     });
                 }
@@ -143,9 +159,16 @@ impl Workshop {
                     ),
                 });
             };
-            sample = self.catalog.find(next).await?;
-            self.check_stand_in(&sample)?;
-            number = self.order().await?.sample_number(next);
+            (at, number) = (next, self.order().await?.sample_number(next));
+            let kept = self.decoded.as_ref().and_then(|decoded| decoded.pin(&[number], None).pop().flatten());
+            source = match kept {
+                Some(kept) => Source::Kept(kept),
+                None => {
+                    let found = self.catalog.find(next).await?;
+                    self.check_stand_in(&found)?;
+                    Source::Found(found)
+                }
+            };
         }
     }
 
@@ -184,48 +207,70 @@ impl Workshop {
         }))
     }
 
-    /// Reads and decodes a sample into its places, those of a fixed size and those that it takes. They stay as they are where the sample's
-    /// batch can't be made.
+    /// Reads and decodes a sample into its places, those of a fixed size and those that it takes; or makes it of what is kept. They stay as
+    /// they are where the sample's batch can't be made.
     async fn make(
         &self,
-        sample: &Found,
+        source: &Source,
+        at: SampleRef,
         number: u64,
         places: &mut Places,
         row: usize,
         values: Option<&Reservation>,
     ) -> Result<()> {
-        let (members, tier) = self.read(sample).await?;
-        let members: Arc<[Lease]> = members.into();
+        let bytes = match source {
+            Source::Found(sample) => {
+                let (members, tier) = self.read(sample).await?;
+                Bytes::Members(sample.clone(), members.into(), tier)
+            }
+            Source::Kept(kept) => Bytes::Kept(kept.clone()),
+        };
         if let Some(values) = values {
             let (decoder, draws) = (self.decoder.clone(), self.draws);
-            let (found, bytes) = (sample.clone(), members.clone());
-            let trace = self.trace.clone();
+            let (measured, trace) = (bytes.clone(), self.trace.clone());
             let measure = move || {
                 let timed = timed(&trace);
-                let forms = decoder.measure(&found, &bytes, draws, number);
-                timed.end(|| What::Measure(Sample::of(&found)));
+                let forms = decoder.measure(measured.as_from(), draws, number);
+                if let Bytes::Members(found, ..) = &measured {
+                    timed.end(|| What::Measure(Sample::of(found)));
+                }
                 forms
             };
-            let forms =
-                if self.decoder.measures_pictures() { self.on_worker(measure).await? } else { measure() }?;
+            let opens = matches!(bytes, Bytes::Members(..)) && self.decoder.measures_pictures();
+            let forms = match if opens { self.on_worker(measure).await? } else { measure() } {
+                Ok(forms) => forms,
+                Err(failed) => return Err(self.decoder.failed(&*self.found(source, at).await?, &failed)),
+            };
             let taken = {
                 let _inside = self.gauges.enter(Stage::Memory);
-                let taken = values.take(row, &forms, &label(sample)).await;
+                let taken = values.take(row, &forms, &source.label()).await;
                 if values.settles_early() && taken.is_ok() {
                     values.settle(&forms).await?;
                 }
                 taken
             };
-            let taken = taken.map_err(|refused| match refused {
-                Refused::Failed(error) => error,
-                Refused::Sample(what) => self.decoder.values_too_large(sample, &forms, what),
-            })?;
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(Refused::Failed(error)) => return Err(error),
+                Err(Refused::Sample(what)) => {
+                    let found = self.found(source, at).await?;
+                    return Err(self.decoder.values_too_large(&found, &forms, what));
+                }
+            };
             places.1 = forms;
             let Some(taken) = taken else { return Ok(()) };
             let missing = places.0.iter_mut().zip(taken).filter(|(place, _)| place.is_none());
             missing.for_each(|(place, taken)| *place = taken);
         }
-        self.decode(sample, number, members, tier, &mut places.0).await
+        self.decode(source, at, number, bytes, &mut places.0).await
+    }
+
+    /// Where a sample's members lie: for errors, which name them.
+    async fn found<'a>(&self, source: &'a Source, at: SampleRef) -> Result<Cow<'a, Found>> {
+        Ok(match source {
+            Source::Found(found) => Cow::Borrowed(found),
+            Source::Kept(_) => Cow::Owned(self.catalog.find(at).await?),
+        })
     }
 
     /// Each field's bytes, and the farthest tier that any of them came from.
@@ -280,46 +325,56 @@ impl Workshop {
         Err(Malformed::new(member.header_offset(), what).at(&sample.object.location))
     }
 
-    /// Decodes into `cells`; an image that needs more than a thread's own scratch waits for it first.
+    /// Decodes into `cells`; an image that needs more than a thread's own scratch waits for it first. What may be kept is offered.
     async fn decode(
         &self,
-        sample: &Found,
+        source: &Source,
+        at: SampleRef,
         number: u64,
-        members: Arc<[Lease]>,
-        tier: Tier,
+        bytes: Bytes,
         cells: &mut Vec<Option<Row>>,
     ) -> Result<()> {
         let own = self.parts.scratch as u64;
         let (mut allowed, mut taken) = (own, None);
         loop {
             let (decoder, draws, account) = (self.decoder.clone(), self.draws, self.account.clone());
-            let (found, bytes, mut rows) = (sample.clone(), members.clone(), std::mem::take(cells));
+            let (bytes, mut rows) = (bytes.clone(), std::mem::take(cells));
             // The share goes with the work, and lives as long where nobody waits for it any more.
             let share = taken.take();
-            let trace = self.trace.clone();
+            let (trace, decoded) = (self.trace.clone(), self.decoded.clone());
             let decode = move || {
                 let began = std::time::Instant::now();
-                let made = decoder.decode(&found, &bytes, &mut rows, allowed, draws, number);
+                let made = decoder.decode(bytes.as_from(), &mut rows, allowed, draws, number);
                 let took = began.elapsed();
-                account.decoded(took);
-                if let Some(trace) = trace {
-                    let outcome = match &made {
-                        Ok(()) => Outcome::Decoded,
-                        Err(Stopped::Failed(_)) => Outcome::Failed,
-                        Err(Stopped::Needs { .. }) => Outcome::NeedsMemory,
-                    };
-                    let (sample, bytes) =
-                        (Sample::of(&found), bytes.iter().map(|member| member.len() as u64).sum());
-                    trace.decode(began, took, What::Decode { sample, outcome, tier, bytes });
+                match &bytes {
+                    Bytes::Members(found, members, tier) => {
+                        account.decoded(took);
+                        if let Some(trace) = trace {
+                            let outcome = match &made {
+                                Ok(_) => Outcome::Decoded,
+                                Err(failed) if failed.error.needs_bytes.is_none() => Outcome::Failed,
+                                Err(_) => Outcome::NeedsMemory,
+                            };
+                            let (sample, bytes) =
+                                (Sample::of(found), members.iter().map(|member| member.len() as u64).sum());
+                            trace.decode(began, took, What::Decode { sample, outcome, tier: *tier, bytes });
+                        }
+                    }
+                    Bytes::Kept(kept) if made.is_ok() => account.kept(1, kept.record.len() as u64),
+                    Bytes::Kept(_) => {}
                 }
+                let made = made.map(|kept| {
+                    if let (Some(kept), Some(decoded), Bytes::Members(found, ..)) = (kept, decoded, &bytes) {
+                        decoded.offer(number, kept, || label(found));
+                    }
+                });
                 (rows, made, share)
             };
             let (back, made, share) = self.on_worker(decode).await?;
             *cells = back;
-            let (bytes, field) = match made {
-                Ok(()) => return Ok(()),
-                Err(Stopped::Failed(error)) => return Err(error),
-                Err(Stopped::Needs { bytes, field }) => (bytes, field),
+            let Err(failed) = made else { return Ok(()) };
+            let Some(bytes) = failed.error.needs_bytes.filter(|&bytes| bytes > allowed) else {
+                return Err(self.decoder.failed(&*self.found(source, at).await?, &failed));
             };
             // What was taken is let go before more is waited for: nobody waits holding some.
             drop(share);
@@ -329,7 +384,7 @@ impl Workshop {
                     "decoding it holds {bytes} bytes at once, {} is the most for one image; the least host_memory_limit that works is {least}",
                     own + self.large.capacity_bytes() as u64
                 );
-                return Err(self.decoder.too_large(sample, field, what));
+                return Err(self.decoder.too_large(&*self.found(source, at).await?, failed.field, what));
             }
             let _inside = self.gauges.enter(Stage::Memory);
             taken = Some(self.large.take((bytes - own) as usize).await?);

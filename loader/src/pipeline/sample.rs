@@ -1,15 +1,22 @@
 //! A sample's members → its cells, by the fields that the user asked for.
 
+mod kept;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use forebay_cache::memory::Row;
 use forebay_cache::{Lease, ObjectMeta};
 
+pub(crate) use kept::Kept;
+
 use super::slot::{ColumnLayout, Form, Kind, Layout};
 use crate::catalog::Found;
 use crate::dataset::{MemberEntry, SampleEntry};
-use crate::decode::{self, Converter, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, npy, scalar};
+use crate::decode::{
+    self, Converter, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, Steps, npy, scalar,
+};
+use crate::decoded::{Keeping, Record};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::field::{Convert, Field, FieldKind, PixelLayout};
@@ -35,13 +42,26 @@ pub(crate) struct SampleDecoder {
     fixed: Vec<bool>,
     /// Whether measuring opens pictures.
     measures_pictures: bool,
+    /// By field, of images where decoded samples are kept: what is done before they are kept, and what after.
+    steps: Vec<Option<Steps>>,
+    keeping: bool,
+}
+
+/// What a sample is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum From<'a> {
+    /// Members as they were read.
+    Members(&'a [Lease]),
+    /// Values that were kept.
+    Kept(&'a Record),
 }
 
 /// Shared by every row of a loader.
 pub(crate) type SharedDecoder = Arc<SampleDecoder>;
 
 impl SampleDecoder {
-    pub(crate) fn new(fields: Vec<Field>, limits: Limits) -> Self {
+    /// With `keeping` decoded samples may be kept, images at most so large as it says.
+    pub(crate) fn new(fields: Vec<Field>, limits: Limits, keeping: Option<Keeping>) -> Self {
         let is_mask = |field: &Field| matches!(field.kind, FieldKind::Mask { .. });
         let (masks, others): (Vec<_>, Vec<_>) = (0..fields.len()).partition(|&field| is_mask(&fields[field]));
         let measured: Vec<bool> = fields.iter().map(|field| measured(&fields, field)).collect();
@@ -50,6 +70,13 @@ impl SampleDecoder {
         let measures_pictures =
             fields.iter().zip(&measured).any(|(field, measured)| *measured && picture(&field.kind));
         let converters = fields.iter().map(|field| converter(&field.kind)).collect();
+        let steps = |field: &Field| match (&field.kind, keeping) {
+            (FieldKind::Image { transforms, .. }, Some(Keeping { max_side })) => {
+                Some(Steps::new(transforms, max_side))
+            }
+            _ => None,
+        };
+        let steps = fields.iter().map(steps).collect();
         Self {
             fields,
             limits,
@@ -58,7 +85,14 @@ impl SampleDecoder {
             measured,
             fixed,
             measures_pictures,
+            steps,
+            keeping: keeping.is_some(),
         }
+    }
+
+    /// Whether decoded samples are kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.keeping
     }
 
     /// How batches of these fields lie in memory.
@@ -103,20 +137,23 @@ impl SampleDecoder {
     /// Type and shape of every value that the layout doesn't know; from headers and lengths alone.
     pub(crate) fn measure(
         &self,
-        sample: &Found,
-        members: &[Lease],
+        from: From<'_>,
         draws: EpochRng,
         number: u64,
-    ) -> Result<Vec<Option<Form>>> {
+    ) -> Result<Vec<Option<Form>>, Failed> {
         self.with_decoder(draws, number, |decoder, draws| {
             // What the last image on this thread was allowed has nothing to do with this one.
             decoder.set_max_decode_bytes(self.limits.max_decode_bytes);
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
             let mut forms: Vec<Option<Form>> = vec![None; self.fields.len()];
             for &field in self.turns.iter().filter(|&&field| self.measured[field]) {
-                let bytes = &members[field];
-                let form = self.form(decoder, field, bytes, draws, &mut geometries);
-                let form = form.map_err(|error| self.at(sample, field, &error))?;
+                let form = match from {
+                    From::Members(members) => {
+                        self.form(decoder, field, &members[field], draws, &mut geometries)
+                    }
+                    From::Kept(record) => self.form_again(field, record, draws, &mut geometries),
+                };
+                let form = form.map_err(|error| Failed { field, error })?;
                 forms[field] = form.filter(|_| !self.fixed[field]);
             }
             Ok(forms)
@@ -131,17 +168,20 @@ impl SampleDecoder {
         draws: &dyn Draws,
         geometries: &mut [Option<Geometry>],
     ) -> decode::Result<Option<Form>> {
-        let kind = &self.fields[field].kind;
-        Ok(Some(match kind {
+        Ok(Some(match &self.fields[field].kind {
             FieldKind::Int | FieldKind::Float => return Ok(None),
             FieldKind::Image { transforms, convert, .. } => {
-                let geometry = geometries[field].insert(decoder.geometry(bytes, transforms, draws)?);
-                picture(convert, geometry.output().height, geometry.output().width)
+                let geometry = match &self.steps[field] {
+                    Some(steps) => {
+                        let kept = decoder.geometry(bytes, &steps.kept, draws)?.output();
+                        steps.geometry(kept, draws, &Limits { max_decode_bytes: u64::MAX, ..self.limits })?
+                    }
+                    None => decoder.geometry(bytes, transforms, draws)?,
+                };
+                let size = geometries[field].insert(geometry).output();
+                picture(convert, size.height, size.width)
             }
-            FieldKind::Mask { like } => {
-                let size = self.geometry_of(like, geometries)?.output();
-                Form::new(DType::U8, [size.height as usize, size.width as usize])
-            }
+            FieldKind::Mask { like } => pixels(self.geometry_of(like, geometries)?, 1),
             FieldKind::Text | FieldKind::Json | FieldKind::Bytes => Form::new(DType::U8, [bytes.len()]),
             FieldKind::Numpy => {
                 let header = npy::parse(bytes)?;
@@ -160,29 +200,40 @@ impl SampleDecoder {
         geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))
     }
 
-    /// Decodes every field of a sample into its cell, holding at most `allowed_bytes` beside them.
+    /// Makes every field of a sample in its cell, holding at most `allowed_bytes` beside them; where decoded samples are kept, also what
+    /// may be kept of this one.
     pub(crate) fn decode(
         &self,
-        sample: &Found,
-        members: &[Lease],
+        from: From<'_>,
         cells: &mut [Option<Row>],
         allowed_bytes: u64,
         draws: EpochRng,
         number: u64,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Option<Kept>, Failed> {
         self.with_decoder(draws, number, |decoder, draws| {
             decoder.set_max_decode_bytes(allowed_bytes);
+            let members = match from {
+                From::Members(members) => members,
+                From::Kept(record) => {
+                    self.again(decoder, |field| record.value(field), cells, draws)?;
+                    return Ok(None);
+                }
+            };
+            if self.keeps() {
+                let kept = self.kept(decoder, members, allowed_bytes, draws)?;
+                decoder.set_max_decode_bytes(allowed_bytes.saturating_sub(kept.bytes() as u64));
+                let value = |field: usize| (&kept.values[field].0, &kept.values[field].1[..]);
+                self.again(decoder, value, cells, draws).map_err(|failed| failed.beside(kept.bytes()))?;
+                return Ok(Some(kept));
+            }
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
             for &field in &self.turns {
-                let missing = || Error::Panic { message: "a field has no place to be decoded to".into() };
-                let cell = cells[field].as_deref_mut().ok_or_else(missing).map_err(Stopped::Failed)?;
-                let made = self.field(decoder, field, &members[field], cell, draws, &mut geometries);
-                made.map_err(|error| match error.needs_bytes {
-                    Some(bytes) => Stopped::Needs { bytes, field },
-                    None => Stopped::Failed(self.at(sample, field, &error)),
-                })?;
+                let bytes = &members[field];
+                let made = cell_of(cells, field)
+                    .and_then(|cell| self.field(decoder, field, bytes, cell, draws, &mut geometries));
+                made.map_err(|error| Failed { field, error })?;
             }
-            Ok(())
+            Ok(None)
         })
     }
 
@@ -236,6 +287,11 @@ impl SampleDecoder {
     /// The error of a field whose decoding needs more memory than there may ever be.
     pub(crate) fn too_large(&self, sample: &Found, field: usize, what: String) -> Error {
         self.at(sample, field, &DecodeError::new(what))
+    }
+
+    /// The error of a field that can't be made.
+    pub(crate) fn failed(&self, sample: &Found, failed: &Failed) -> Error {
+        self.at(sample, failed.field, &failed.error)
     }
 
     /// The error of a sample whose values need more memory than there may ever be: its largest member's, of those that have no fixed size.
@@ -301,13 +357,32 @@ fn fixed_row(fields: &[Field], field: &Field) -> Option<Form> {
     }
 }
 
-/// Why a sample was not decoded.
+/// How a place for a field is reached.
+fn cell_of(cells: &mut [Option<Row>], field: usize) -> decode::Result<&mut [u8]> {
+    let cell = cells.get_mut(field).and_then(Option::as_deref_mut);
+    cell.ok_or_else(|| DecodeError::new("a field has no place to be decoded to"))
+}
+
+fn pixels(geometry: &Geometry, channels: usize) -> Form {
+    let size = geometry.output();
+    let (height, width) = (size.height as usize, size.width as usize);
+    match channels {
+        1 => Form::new(DType::U8, [height, width]),
+        _ => Form::new(DType::U8, [height, width, channels]),
+    }
+}
+
+/// Why a field was not made.
 #[derive(Debug)]
-pub(crate) enum Stopped {
-    Failed(Error),
-    /// A field's decoding holds more bytes at once than it was allowed.
-    Needs {
-        bytes: u64,
-        field: usize,
-    },
+pub(crate) struct Failed {
+    pub(crate) field: usize,
+    pub(crate) error: DecodeError,
+}
+
+impl Failed {
+    /// Its decoding holds more bytes at once than it was allowed: so many, beside what is held already.
+    fn beside(mut self, held: usize) -> Self {
+        self.error.needs_bytes = self.error.needs_bytes.map(|bytes| bytes + held as u64);
+        self
+    }
 }

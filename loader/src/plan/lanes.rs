@@ -72,6 +72,12 @@ impl Lanes {
         (self.place_of_lane[(position % self.count()) as usize], position / self.count())
     }
 
+    /// The place of the lane that holds `x` of the line, and how far along the lane it lies.
+    pub(super) fn place_of(&self, x: u64) -> (u32, u64) {
+        let place = self.starts.partition_point(|&start| start <= x) - 1;
+        (place as u32, x - self.starts[place])
+    }
+
     /// The position of sample `offset` of the lane at `place`.
     pub(super) fn position(&self, place: u32, offset: u64) -> u64 {
         u64::from(self.lane_at_place[place as usize]) + offset * self.count()

@@ -3,6 +3,7 @@
 //! Promises that a number on the line finds its sample in O(log pieces). In what order the pieces lie is the order's choice.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// One sample of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,11 +55,13 @@ pub fn merge_pieces(mut pieces: Vec<Piece>) -> Vec<Piece> {
 pub(super) struct Line {
     firsts: Vec<SampleRef>,
     ends: Vec<u64>,
+    /// The slots in storage order, once somebody looks for a sample.
+    sorted: OnceLock<Vec<u32>>,
 }
 
 impl Line {
     pub(super) fn with_capacity(pieces: usize) -> Self {
-        Self { firsts: Vec::with_capacity(pieces), ends: Vec::with_capacity(pieces) }
+        Self { firsts: Vec::with_capacity(pieces), ends: Vec::with_capacity(pieces), sorted: OnceLock::new() }
     }
 
     pub(super) fn push(&mut self, piece: Piece) {
@@ -73,7 +76,10 @@ impl Line {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.firsts.capacity() * size_of::<SampleRef>() + self.ends.capacity() * size_of::<u64>()
+        let sorted = self.sorted.get().map_or(0, Vec::capacity);
+        self.firsts.capacity() * size_of::<SampleRef>()
+            + self.ends.capacity() * size_of::<u64>()
+            + sorted * size_of::<u32>()
     }
 
     /// The slots of the pieces that a stretch of the line touches.
@@ -92,6 +98,20 @@ impl Line {
         let begin = slot.checked_sub(1).map_or(0, |before| self.ends[before]);
         let first = self.firsts[slot];
         SampleRef { shard: first.shard, index: first.index + (x - begin) }
+    }
+
+    /// Where on the line a sample lies; `None` where no piece holds it.
+    pub(super) fn place_of(&self, sample: SampleRef) -> Option<u64> {
+        let sorted = self.sorted.get_or_init(|| {
+            let mut slots: Vec<u32> = (0..self.firsts.len() as u32).collect();
+            slots.sort_unstable_by_key(|&slot| self.firsts[slot as usize]);
+            slots
+        });
+        let behind = sorted.partition_point(|&slot| self.firsts[slot as usize] <= sample);
+        let slot = sorted[behind.checked_sub(1)?] as usize;
+        let begin = slot.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let x = begin + sample.index.checked_sub(self.firsts[slot].index)?;
+        (self.firsts[slot].shard == sample.shard && x < self.ends[slot]).then_some(x)
     }
 
     /// All slots.
@@ -127,6 +147,12 @@ mod tests {
         assert_eq!(line.pieces(3..5).collect::<Vec<_>>(), [piece(1, 0..2)]);
         assert_eq!(line.pieces(5..5).count(), 0);
         assert_eq!(line.at(4, &line.all()), SampleRef { shard: 1, index: 1 });
+        for x in 0..line.len() {
+            assert_eq!(line.place_of(line.at(x, &line.all())), Some(x));
+        }
+        for (shard, index) in [(0, 0), (1, 2), (4, 13), (5, 0)] {
+            assert_eq!(line.place_of(SampleRef { shard, index }), None);
+        }
         assert_eq!(merge_pieces(cut), [piece(1, 0..2), piece(4, 0..1), piece(4, 11..13)]);
     }
 

@@ -201,6 +201,20 @@ impl Order {
         self.nth_in_page(position, 0)
     }
 
+    /// The position at which `sample` stands: the inverse of [`sample`](Self::sample). O(log shards); the first call sorts the shards.
+    ///
+    /// # Panics
+    /// Where the dataset has no such sample.
+    pub fn position_of(&self, sample: SampleRef) -> u64 {
+        let x = self.line.place_of(sample);
+        let x =
+            x.unwrap_or_else(|| panic!("sample {} of shard {} does not exist", sample.index, sample.shard));
+        let (place, along) = self.lanes.place_of(x);
+        let opened = self.open(self.lanes.page_at(place, along));
+        let offset = opened.offsets.start + opened.perm.inverse(along - opened.offsets.start);
+        self.lanes.position(place, offset)
+    }
+
     /// The sample that stands in for one that was skipped: `attempt` places on in the permuted order of its window, cyclic.
     /// Attempt 0 is the sample itself. Where the window is used up (small datasets have windows of one sample) the positions behind
     /// `position` follow, cyclic; `None` after as many attempts as there are samples, and one window.
@@ -214,6 +228,17 @@ impl Order {
         }
         let further = attempt - samples + 1;
         (further < self.total()).then(|| self.sample((position + further) % self.total()))
+    }
+
+    /// The sample of this [number](Self::sample_number).
+    ///
+    /// # Panics
+    /// Where `number` is not below [`total`](Self::total).
+    pub fn sample_numbered(&self, number: u64) -> SampleRef {
+        assert!(number < self.total(), "sample {number} of {}", self.total());
+        // Of empty shards, whose first number is the next one's, the last that begins here holds it.
+        let shard = self.first_numbers.partition_point(|&first| first <= number) - 1;
+        SampleRef { shard: shard as u32, index: number - self.first_numbers[shard] }
     }
 
     /// The number of a sample in storage order, which random augmentation is keyed by.

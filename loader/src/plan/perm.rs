@@ -71,6 +71,19 @@ impl Perm {
             Kind::Feistel(network) => network.at(x),
         }
     }
+
+    /// The number whose image is `y`.
+    ///
+    /// # Panics
+    /// Where `y` is not below [`len`](Self::len).
+    pub fn inverse(&self, y: u64) -> u64 {
+        assert!(y < self.len(), "{y} is outside a permutation of {}", self.len());
+        match &self.0 {
+            Kind::Identity(_) => y,
+            Kind::Table(table) => table.iter().take_while(|&&image| u64::from(image) != y).count() as u64,
+            Kind::Feistel(network) => network.inverse(y),
+        }
+    }
 }
 
 /// Fisher and Yates, with draws from SplitMix64 that are unbiased: the tail that `bound` does not divide is drawn again.
@@ -121,6 +134,21 @@ impl Feistel {
             }
         }
     }
+
+    /// The rounds backwards; a walk that lands below n came from below n.
+    fn inverse(&self, mut y: u64) -> u64 {
+        let low = (1u64 << self.half) - 1;
+        loop {
+            let (mut left, mut right) = (y >> self.half, y & low);
+            for key in self.keys.iter().rev() {
+                (left, right) = (right ^ (mix(left ^ key) & low), left);
+            }
+            y = left << self.half | right;
+            if y < self.n {
+                return y;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -131,7 +159,7 @@ mod tests {
         let perm = Perm::new(n, key);
         let mut seen = vec![false; n as usize];
         (0..n).for_each(|x| seen[perm.at(x) as usize] = true);
-        seen.into_iter().all(|hit| hit)
+        seen.into_iter().all(|hit| hit) && (0..n).all(|x| perm.inverse(perm.at(x)) == x)
     }
 
     #[test]
@@ -158,6 +186,7 @@ mod tests {
             let (a, b) = (x % n, (x % n + 1) % n);
             proptest::prop_assert!(perm.at(a) < n);
             proptest::prop_assert_ne!(perm.at(a), perm.at(b));
+            proptest::prop_assert_eq!(perm.inverse(perm.at(a)), a);
         }
     }
 

@@ -29,6 +29,17 @@ proptest! {
     }
 
     #[test]
+    fn a_samples_position_is_where_it_stands(spec in any_spec()) {
+        let order = laid_out(&spec);
+        let mut cursor = Cursor::new(order.clone());
+        for position in 0..order.total() {
+            let sample = cursor.at(position).sample;
+            prop_assert_eq!(order.position_of(sample), position);
+            prop_assert_eq!(order.sample_numbered(order.sample_number(sample)), sample);
+        }
+    }
+
+    #[test]
     fn replacements_are_the_rest_of_the_window_then_what_follows_and_end(spec in any_spec(), at: u64) {
         let order = laid_out(&spec);
         let position = at % order.total();
@@ -116,5 +127,7 @@ fn a_plan_of_a_billion_samples_is_a_few_megabytes_and_reaches_its_end() {
         assert!(order.memory_bytes() < 10 << 20, "{mode:?}: {} bytes", order.memory_bytes());
         let last = order.sample(order.total() - 1);
         assert!(last.shard < 100_000 && last.index < 10_000);
+        assert_eq!(order.position_of(last), order.total() - 1);
+        assert!(order.memory_bytes() < 10 << 20, "{mode:?}: {} bytes", order.memory_bytes());
     }
 }

@@ -75,6 +75,21 @@ fn the_middle_of_a_smaller_picture_is_padded() {
 }
 
 #[test]
+fn a_random_crop_reaches_every_place_and_moves_a_smaller_picture_in_its_padding() {
+    let crop = |pad_if_needed| [Transform::RandomCrop { size: (4, 6), pad_if_needed }];
+    let at = |input, y: f64, x: f64| {
+        geometry(&crop(true), input, &|_, number| if number == 0 { y } else { x }).stages[0].window
+    };
+    assert_eq!(at(size(10, 9), 0.0, 0.999_999), Window { x: 4, y: 0, size: size(6, 4) });
+    assert_eq!(at(size(10, 9), 0.999_999, 0.5), Window { x: 2, y: 5, size: size(6, 4) });
+    assert_eq!(at(size(4, 9), 0.5, 0.0), Window { x: -2, y: 3, size: size(6, 4) });
+    assert_eq!(at(size(4, 9), 0.5, 0.999_999), Window { x: 0, y: 3, size: size(6, 4) });
+    let error = resolve(&crop(false), size(10, 3), &never, &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("6x4") && error.contains("10x3") && error.contains("pad_if_needed"), "{error}");
+    assert!(resolve(&crop(false), size(6, 4), &never, &Limits::default()).is_ok());
+}
+
+#[test]
 fn resize_then_center_crop_is_one_stage() {
     let plan =
         geometry(&[shorter(256, None), Transform::CenterCrop { size: (224, 224) }], size(500, 375), &never);

@@ -32,6 +32,13 @@ pub(super) fn convolve(row: &[u8], pixels: &Pixels, out: &mut [u8]) {
     }
 }
 
+pub(super) fn copy(row: &[u8], mirrored: bool, out: &mut [u8]) {
+    out.copy_from_slice(row);
+    if mirrored {
+        out.as_chunks_mut::<3>().0.reverse();
+    }
+}
+
 fn cut(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }

@@ -66,6 +66,27 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn every_level_copies_the_same_part_mirrored_or_not(
+        (x, y, width, height) in (0u32..5, 0u32..5, 1u32..90, 1u32..9),
+        mirrored: bool,
+        seed: u64,
+    ) {
+        let held = Rect { x: 2, y: 1, width: width + 7, height: height + 6 };
+        let pixels = noise(held.size().pixels() as usize * 3, seed);
+        let part = Rect { x: x + 2, y: y + 1, width, height };
+        let mut out = vec![0; part.size().pixels() as usize * 3];
+        copy(View { pixels: &pixels, held }, part, mirrored, &mut out);
+        for (at, pixel) in out.as_chunks::<3>().0.iter().enumerate() {
+            let (row, column) = (at as u32 / width, at as u32 % width);
+            let column = if mirrored { width - 1 - column } else { column };
+            let from = ((y + row) * held.width + x + column) as usize * 3;
+            prop_assert_eq!(pixel, &pixels[from..from + 3]);
+        }
+    }
+}
+
 #[test]
 fn a_plain_picture_keeps_its_colour() {
     let filter = |interpolation| Filter { interpolation, antialias: true };
