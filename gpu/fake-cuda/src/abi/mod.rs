@@ -1,6 +1,6 @@
 //! The functions of the driver, under the names that programs load them by.
 //!
-//! A room per family. Each function is an entry ([`crate::entry`]) with its rules and a body that changes the state.
+//! A room per family. Each function is an entry (`entry`) with its rules and a body that changes the state.
 
 #![allow(
     non_snake_case,
