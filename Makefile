@@ -85,6 +85,7 @@ bench bench-full: extension-release $(BENCH_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh fusermount3:fuse3 || echo "without fuse3 the bucket can't be mounted" >&2
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh ffmpeg || echo "without FFmpeg's libraries SPDL is shown as failed" >&2
 	$(CARGO) build --locked --release -p forebay-bench -p forebay-loader --bins
+	$(CARGO) build --locked --release -p forebay-fake-cuda --lib
 	PYTHONPATH=python:demo:benches $(BENCH_ENV)/bin/python -m harness --bin $(CARGO_TARGET_DIR)/release \
 		$(if $(filter bench-full,$@),--full,--page BENCHMARKS.md) $(BENCH)
 

@@ -61,6 +61,9 @@ class Stats:
 
     notes: list[str]
     """What was announced, each thing once."""
+    device: dict[str, Any] | None
+    """What the device did, where batches go to one: its name, "copy_path" ("pinned" or "pageable"), "memory", "copied_bytes" from
+    host to device, "limit_bytes", "used_bytes" and "peak_bytes" of its memory."""
     cache: dict[str, Any]
     """The cache's own counters, as they are now; shared by all loaders of the folder in this process."""
 
