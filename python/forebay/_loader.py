@@ -109,6 +109,7 @@ class DataLoader:
         self._fields = checked(fields)
         self._json = [name for name, field in self._fields.items() if isinstance(field, Json)]
         rank, world_size = _place(rank, world_size, self._default_place())
+        place = _device(device)
         self._core = _forebay.Loader(
             _sources(urls),
             fields=as_json(self._fields),
@@ -133,8 +134,8 @@ class DataLoader:
             host_memory_limit=_sizes.parse("host_memory_limit", host_memory_limit),
             storage_options=_storage_options(storage_options),
             trace=_trace(trace, rank, world_size),
-            device=_device(device),
-            local_rank=_from_environment("LOCAL_RANK"),
+            device=place,
+            local_rank=_local_rank() if place == "cuda" else None,
             into_consumers=self._into_consumers,
             gpu_memory_limit=None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit),
         )
@@ -375,6 +376,16 @@ def _device(device: Any) -> str | None:
     if isinstance(device, str) and device.split(":")[0] == "cuda":
         return device
     raise ConfigError(f'device={device!r}: give "cpu", "cuda", "cuda:1", "cuda:GPU-..." with a UUID, or "auto"')
+
+
+def _local_rank() -> int | None:
+    """This process's number among the ranks of its node, where it is one of them."""
+    local_rank = _from_environment("LOCAL_RANK")
+    if local_rank is not None and not 0 <= local_rank <= _U32:
+        raise ConfigError(
+            f"the environment's LOCAL_RANK='{local_rank}' is no rank; unset it, or name the device, as in device=\"cuda:0\""
+        )
+    return local_rank
 
 
 def _place(rank: Any, world_size: Any, default: tuple[int, int] | None) -> tuple[int, int]:
