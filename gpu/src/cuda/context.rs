@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use cudarc::driver::sys;
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use super::driver::{Driver, words};
+use super::driver::{self, Driver, words};
 use crate::error::{Error, Result};
 
 /// Errors after which no call on the context works any more (cuda.h calls them sticky): illegal address, launch timeout, unrecoverable memory
@@ -21,7 +21,10 @@ static ENDING: RwLock<bool> = RwLock::new(false);
 /// Ends all use of the driver, for a process that is about to exit: waits for calls under way, and refuses later ones. What is still held on devices
 /// goes with the process.
 pub(super) fn end() {
-    *ENDING.write() = true;
+    // In a forked child, which has no driver, a thread that is not there may have held the lock.
+    if driver::is_used() {
+        *ENDING.write() = true;
+    }
 }
 
 /// Retained for as long as this lives: pointers are then valid in torch, JAX and CuPy, which use the same one.

@@ -79,15 +79,28 @@ pub(super) struct Driver {
     pub(super) has_virtual_memory: bool,
     /// cuCtxRecordEvent, since CUDA 12.5.
     pub(super) record_all: Option<RecordAll>,
+    /// Which initialised it; CUDA doesn't survive fork().
+    process: u32,
 }
+
+static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
 
 /// The driver, looked for once.
 ///
 /// # Errors
-/// [`Error::NoDriver`], [`Error::DriverTooOld`].
+/// [`Error::NoDriver`], [`Error::DriverTooOld`]; [`Error::Forked`] in a child of a process that looked for it.
 pub(super) fn driver() -> Result<&'static Driver> {
-    static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
-    DRIVER.get_or_init(find).as_ref().map_err(Clone::clone)
+    let driver = DRIVER.get_or_init(find).as_ref().map_err(Clone::clone)?;
+    if driver.process != std::process::id() {
+        return Err(Error::Forked { device: "a GPU".into() });
+    }
+    Ok(driver)
+}
+
+/// Whether this process has looked for the driver, and found it.
+pub(super) fn is_used() -> bool {
+    let process = std::process::id();
+    DRIVER.get().is_some_and(|driver| driver.as_ref().is_ok_and(|driver| driver.process == process))
 }
 
 fn find() -> Result<Driver> {
@@ -149,6 +162,7 @@ fn find() -> Result<Driver> {
         version,
         has_virtual_memory: VIRTUAL_MEMORY.iter().all(|name| !symbol(name).is_null()),
         record_all,
+        process: std::process::id(),
     })
 }
 
