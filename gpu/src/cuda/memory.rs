@@ -125,7 +125,7 @@ impl Source {
                 // SAFETY: writes one address.
                 let code = unsafe { sys::cuMemAlloc_v2(&mut start, bytes) } as u32;
                 if code == OUT_OF_MEMORY {
-                    return Err(full(context, bytes, what));
+                    return Err(full(context, bytes, 0, what));
                 }
                 inside.check("cuMemAlloc", code)?;
                 Ok((Address(start), bytes as u64))
@@ -194,7 +194,7 @@ impl Range<'_> {
             // SAFETY: writes one handle; the properties live as long as the call.
             let code = unsafe { sys::cuMemCreate(&mut handle, bytes, &raw, 0) } as u32;
             if code == OUT_OF_MEMORY {
-                return Err(full(self.context, self.bytes, what));
+                return Err(full(self.context, self.bytes, self.filled(), what));
             }
             self.context.check("cuMemCreate", code)?;
             let at = self.start + self.filled() as u64;
@@ -235,7 +235,8 @@ impl Drop for Range<'_> {
     }
 }
 
-fn full(context: &Context, wanted: usize, what: &'static str) -> Error {
+/// `taken` of what was wanted was there, and is given back.
+fn full(context: &Context, wanted: usize, taken: usize, what: &'static str) -> Error {
     let (mut free, mut total) = (0, 0);
     // SAFETY: writes two numbers; the caller is inside the context.
     let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } as u32;
@@ -244,7 +245,7 @@ fn full(context: &Context, wanted: usize, what: &'static str) -> Error {
         device: context.name.clone(),
         what,
         wanted_bytes: wanted as u64,
-        free_bytes: free as u64,
+        free_bytes: (free + taken) as u64,
         total_bytes: total as u64,
     }
 }
