@@ -8,7 +8,7 @@
 
 pub mod cuda;
 pub mod device;
-pub mod error;
+mod error;
 pub mod host;
 pub mod memory;
 mod pinned;

@@ -24,6 +24,24 @@ pub enum Guard {
     Everything,
 }
 
+impl Guard {
+    /// Whether it is passed, where that can be said without waiting.
+    pub(crate) fn is_passed(&self) -> Result<bool> {
+        match self {
+            Self::Event(event) => event.is_done(),
+            Self::Everything => Ok(false),
+        }
+    }
+
+    /// Blocks until it is passed.
+    pub(crate) fn block(&self, device: &dyn Device) -> Result<()> {
+        match self {
+            Self::Event(event) => event.block(),
+            Self::Everything => device.block_on_all(),
+        }
+    }
+}
+
 /// `gpu_memory_limit` of one device. Clones are the same memory.
 #[derive(Clone, Debug)]
 pub struct DeviceMemory {
@@ -139,11 +157,7 @@ impl DeviceMemory {
         };
         // Outside the lock: consumers let go of batches meanwhile.
         for guard in &first.guards {
-            let passed = match guard {
-                Guard::Event(event) => event.block(),
-                Guard::Everything => self.shared.device.block_on_all(),
-            };
-            if let Err(error) = passed {
+            if let Err(error) = guard.block(&*self.shared.device) {
                 self.shared.state.lock().retired.push(first);
                 return Err(error);
             }
@@ -193,10 +207,10 @@ impl State {
 /// True where all are passed; those that are, go.
 fn passed(guards: &mut Vec<Guard>) -> Result<bool> {
     while let Some(guard) = guards.last() {
-        match guard {
-            Guard::Event(event) if event.is_done()? => drop(guards.pop()),
-            _ => return Ok(false),
+        if !guard.is_passed()? {
+            return Ok(false);
         }
+        guards.pop();
     }
     Ok(true)
 }
@@ -249,11 +263,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let retired = std::mem::take(&mut self.state.get_mut().retired);
         for guard in retired.into_iter().flat_map(|retired| retired.guards) {
-            let passed = match &guard {
-                Guard::Event(event) => event.block(),
-                Guard::Everything => self.device.block_on_all(),
-            };
-            if let Err(error) = passed {
+            if let Err(error) = guard.block(&*self.device) {
                 tracing::debug!(%error, "device memory may still be in use: it stays the process's until its end");
                 return;
             }

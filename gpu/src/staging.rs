@@ -32,13 +32,13 @@ pub unsafe trait Slot: Send + 'static {
 
 /// A slot that the device may still read.
 struct InFlight {
-    copied: Arc<Event>,
+    until: Guard,
     slot: Box<dyn Slot>,
 }
 
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InFlight").field("copied", &self.copied).finish_non_exhaustive()
+        f.debug_struct("InFlight").field("until", &self.until).finish_non_exhaustive()
     }
 }
 
@@ -78,20 +78,12 @@ impl Staging {
             }
             self.copied_bytes += part.len() as u64;
         }
-        match Event::record(&self.device, self.stream.raw()) {
-            Ok(copied) => {
-                let copied = Arc::new(copied);
-                to.iter_mut().for_each(|slab| slab.guard(Guard::Event(copied.clone())));
-                self.in_flight.push_back(InFlight { copied: copied.clone(), slot });
-                started.map(|()| copied)
-            }
-            Err(error) => {
-                // Nobody can say when the device has done with them.
-                std::mem::forget(slot);
-                to.iter_mut().for_each(|slab| slab.guard(Guard::Everything));
-                started.and(Err(error))
-            }
-        }
+        let copied = Event::record(&self.device, self.stream.raw()).map(Arc::new);
+        // Where there is no event, nobody can say when the device has done with them, but that it is when it has done everything.
+        let until = || copied.as_ref().map_or(Guard::Everything, |copied| Guard::Event(copied.clone()));
+        to.iter_mut().for_each(|slab| slab.guard(until()));
+        self.in_flight.push_back(InFlight { until: until(), slot });
+        started.and(copied)
     }
 
     #[allow(unsafe_code)]
@@ -106,7 +98,7 @@ impl Staging {
     /// Lets go of slots whose copies are done. Never blocks.
     pub fn collect(&mut self) -> Result<()> {
         while let Some(first) = self.in_flight.front() {
-            if !first.copied.is_done()? {
+            if !first.until.is_passed()? {
                 break;
             }
             self.in_flight.pop_front();
@@ -117,7 +109,7 @@ impl Staging {
     /// Blocks until the oldest copy is done; false where none is under way.
     pub fn wait_for_one(&mut self) -> Result<bool> {
         let Some(first) = self.in_flight.front() else { return Ok(false) };
-        first.copied.block()?;
+        first.until.block(&*self.device)?;
         self.in_flight.pop_front();
         Ok(true)
     }
@@ -135,8 +127,8 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        for InFlight { copied, slot } in self.in_flight.drain(..) {
-            if let Err(error) = copied.block() {
+        for InFlight { until, slot } in self.in_flight.drain(..) {
+            if let Err(error) = until.block(&*self.device) {
                 tracing::debug!(%error, "a slot may still be read by the device: it stays the process's until its end");
                 std::mem::forget(slot);
             }
