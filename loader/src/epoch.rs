@@ -283,6 +283,7 @@ fn workshop(
 impl Drop for Epoch {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+        self.ready.leave();
     }
 }
 

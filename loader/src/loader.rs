@@ -69,6 +69,8 @@ impl Loader {
         let threads = options.num_threads.unwrap_or_else(threads::default_threads);
         let fields = DevicePlace::decoded_fields(&options);
         let layout = Arc::new(SampleDecoder::layout_of(&fields));
+        // Before the rest is shared out: it has one size.
+        let bounce = options.device.as_ref().map(|_| DevicePlace::bounce(&session)).transpose()?;
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
         let keeping = shares.decoded.is_some().then_some(Keeping { max_side: options.decoded_max_side });
         let decoder = SampleDecoder::new(fields, shares.parts.limits(), keeping);
@@ -77,10 +79,9 @@ impl Loader {
             .thread_name(|index| format!("forebay-decode-{index}"))
             .build()
             .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
-        let device = options
-            .device
-            .as_ref()
-            .map(|settings| DevicePlace::open(settings, &session, &layout, &options, &reporter));
+        let device = options.device.as_ref().zip(bounce).map(|(settings, bounce)| {
+            DevicePlace::open(settings, bounce, &session, &layout, &options, &reporter)
+        });
         let device = device.transpose()?.map(Arc::new);
         let shards =
             session.block_on(resolve(&options.sources, session.cache(), session.origin(), &reporter))?;

@@ -48,16 +48,22 @@ pub struct DeviceSettings {
     pub into_consumers: bool,
 }
 
+/// Memory that a loader's batches are in, or go over.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    memory: DeviceMemory,
+    bounce: Region,
+}
+
 /// A loader's place on a device.
 #[derive(Debug)]
 pub(crate) struct DevicePlace {
     pub(crate) device: Arc<dyn Device>,
-    pub(crate) memory: DeviceMemory,
+    ground: Arc<Ground>,
     /// Images that the device converts, and whether it waits for the consumer's own memory with that.
     conversions: convert::Conversions,
     into_consumers: bool,
     session: Arc<Session>,
-    bounce: Region,
     copied_bytes: AtomicU64,
 }
 
@@ -86,9 +92,15 @@ impl DevicePlace {
         if options.device.is_some() { convert::split(&options.fields).0 } else { options.fields.clone() }
     }
 
+    /// Host memory for what doesn't lie in the arena already.
+    pub(crate) fn bounce(session: &Session) -> Result<Region> {
+        Ok(session.arena().region("values on their way to the device", BOUNCE_BYTES)?)
+    }
+
     /// Opens the device, takes its memory, and pins the session's. `layout` is of the fields as they are decoded.
     pub(crate) fn open(
         settings: &DeviceSettings,
+        bounce: Region,
         session: &Arc<Session>,
         layout: &Layout,
         options: &LoaderOptions,
@@ -124,14 +136,12 @@ impl DevicePlace {
                 device.facts().name
             ));
         }
-        let bounce = session.arena().region("values on their way to the device", BOUNCE_BYTES)?;
         Ok(Self {
             device,
-            memory,
+            ground: Arc::new(Ground { memory, bounce }),
             conversions,
             into_consumers: settings.into_consumers,
             session: session.clone(),
-            bounce,
             copied_bytes: AtomicU64::new(0),
         })
     }
@@ -141,14 +151,14 @@ impl DevicePlace {
     }
 
     pub(crate) fn stats(&self) -> DeviceStats {
-        let (used_bytes, peak_bytes) = self.memory.used_bytes();
+        let (used_bytes, peak_bytes) = self.ground.memory.used_bytes();
         let facts = self.device.facts();
         DeviceStats {
             name: facts.name.to_string(),
             copy_path: if self.arena().is_pinned() { "pinned" } else { "pageable" },
             memory: facts.memory,
             copied_bytes: self.copied_bytes.load(Relaxed),
-            limit_bytes: self.memory.limit_bytes(),
+            limit_bytes: self.ground.memory.limit_bytes(),
             used_bytes,
             peak_bytes,
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forebay_cache::Lease;
 use forebay_gpu::{DeviceSlab, Event, Guard, Slot, Staging, Stream};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::convert::Pixels;
@@ -40,6 +41,7 @@ pub(crate) struct Mover {
     /// Kernels run beside copies.
     kernels: Stream,
     arriving: mpsc::Receiver<Moving>,
+    ready: Arc<Ready>,
     shop: Arc<Workshop>,
 }
 
@@ -52,11 +54,10 @@ impl Mover {
         arriving: mpsc::Receiver<Moving>,
     ) -> Result<()> {
         let (staging, kernels) = (Staging::new(&place.device)?, Stream::new(&place.device)?);
-        let mover = Self { place: place.clone(), staging, kernels, arriving, shop };
+        let mover = Self { place: place.clone(), staging, kernels, arriving, ready: ready.clone(), shop };
         let run = move || {
             // A bug ends the epoch with an error, never in silence.
-            let at_work = ready.clone();
-            let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run(&at_work)));
+            let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run()));
             if let Err(panic) = moved {
                 ready.put(Err(crate::pipeline::row::panicked(&*panic)), None);
             }
@@ -69,13 +70,28 @@ impl Mover {
             .map_err(|error| Error::config(format!("a thread for the device can't be started: {error}")))
     }
 
-    fn run(mut self, ready: &Ready) {
-        while let Some((made, permit)) = self.arriving.blocking_recv() {
+    fn run(mut self) {
+        while let Some((made, permit)) = self.next() {
             let moved = made.and_then(|(batch, after)| Ok((self.batch(batch)?, after)));
             let failed = moved.is_err();
-            ready.put(moved, permit);
+            self.ready.put(moved, permit);
             if failed {
                 break;
+            }
+        }
+    }
+
+    /// The next batch. Until it comes, the host's slots are given back as their copies end: who makes it may wait for one.
+    fn next(&mut self) -> Option<Moving> {
+        loop {
+            match self.arriving.try_recv() {
+                Ok(moving) => return Some(moving),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => match self.staging.wait_for_one() {
+                    Ok(true) => {}
+                    Ok(false) => return self.arriving.blocking_recv(),
+                    Err(error) => return Some((Err(error.into()), None)),
+                },
             }
         }
     }
@@ -108,7 +124,7 @@ impl Mover {
         let convert =
             self.place.conversions.iter().find(|(field, _)| field == name).map(|(_, convert)| convert);
         let Some(convert) = convert else {
-            let memory = Arc::new(Resident::new(slab, ready, None, self.place.clone()));
+            let memory = Arc::new(Resident::new(slab, ready, None, self.place.ground.clone()));
             return Ok(DeviceArray {
                 dtype: array.dtype,
                 shape: array.shape,
@@ -119,13 +135,13 @@ impl Mover {
         let pixels = Pixels::new(&array.shape, convert)?;
         let (dtype, (shape, strides)) = (convert.dtype.dtype(), pixels.form());
         let memory = if self.place.into_consumers {
-            Resident::new(slab, ready, Some(pixels), self.place.clone())
+            Resident::new(slab, ready, Some(pixels), self.place.ground.clone())
         } else if pixels.convert.is_plain() {
             // Only the names of the dimensions change.
-            Resident::new(slab, ready, None, self.place.clone())
+            Resident::new(slab, ready, None, self.place.ground.clone())
         } else {
             let (slab, ready) = self.converted(&pixels, slab, &ready, name)?;
-            Resident::new(slab, ready, None, self.place.clone())
+            Resident::new(slab, ready, None, self.place.ground.clone())
         };
         Ok(DeviceArray { dtype, shape, strides, memory: Arc::new(memory) })
     }
@@ -157,12 +173,12 @@ impl Mover {
         for piece in bytes.chunks(BOUNCE_PIECE) {
             let mut slab = loop {
                 self.staging.collect()?;
-                if let Some(slab) = self.place.bounce.try_allocate(BOUNCE_PIECE) {
+                if let Some(slab) = self.place.ground.bounce.try_allocate(BOUNCE_PIECE) {
                     break slab;
                 }
                 if !self.staging.wait_for_one()? {
                     // Somebody else copies to the host over it.
-                    break self.place.session.block_on(self.place.bounce.allocate(BOUNCE_PIECE))?;
+                    break self.place.session.block_on(self.place.ground.bounce.allocate(BOUNCE_PIECE))?;
                 }
             };
             slab[..piece.len()].copy_from_slice(piece);
@@ -178,17 +194,17 @@ impl Mover {
 
     /// Memory of the device: what is free, else what consumers are done with, else what they let go.
     fn room(&mut self, bytes: u64, name: &str) -> Result<DeviceSlab> {
-        let _inside = self.shop.gauges.enter(Stage::Memory);
+        let _inside = self.shop.gauges.enter(Stage::Device);
         loop {
-            if let Some(slab) = self.place.memory.take(bytes, &format!("field {name:?}"))? {
+            if let Some(slab) = self.place.ground.memory.take(bytes, &format!("field {name:?}"))? {
                 return Ok(slab);
             }
             self.staging.collect()?;
-            if !self.place.memory.wait_for_retired()? {
-                if self.arriving.is_closed() {
+            if !self.place.ground.memory.wait_for_retired()? {
+                if self.ready.is_left() {
                     return Err(Error::Closed);
                 }
-                self.place.memory.wait_for_holders(SLICE);
+                self.place.ground.memory.wait_for_holders(SLICE);
             }
         }
     }

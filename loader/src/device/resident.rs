@@ -4,31 +4,34 @@
 //! streams: the memory is used again behind an event on each stream that the column was exported to, recorded when that export is let go.
 //! Where nobody knows the stream, behind everything that the device has to do.
 
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use forebay_gpu::device::Capture;
 use forebay_gpu::{Address, Device, DeviceSlab, Event, Guard, RawStream};
+use futures::executor::block_on;
 use parking_lot::Mutex;
 
 use super::convert::Pixels;
-use super::{BOUNCE_PIECE, DevicePlace};
+use super::{BOUNCE_PIECE, Ground};
 use crate::error::{Error, Result};
 
 /// Bytes of one column on a device.
 #[derive(Debug)]
 pub struct Resident {
-    /// There until the end.
-    slab: ManuallyDrop<DeviceSlab>,
+    slab: DeviceSlab,
     /// Behind the work that fills it.
     ready: Arc<Event>,
     /// What its consumer's own memory is to hold instead of these bytes.
     pixels: Option<Pixels>,
-    /// There until the end.
-    place: ManuallyDrop<Arc<DevicePlace>>,
     /// Guards of exports that were let go, and streams that the consumer named besides.
     used: Mutex<Used>,
+    // Dropped last.
+    kept: Kept,
 }
+
+/// What a column may outlive the loader with.
+#[derive(Debug)]
+struct Kept(Option<Arc<Ground>>);
 
 #[derive(Debug, Default)]
 struct Used {
@@ -58,10 +61,9 @@ impl Resident {
         slab: DeviceSlab,
         ready: Arc<Event>,
         pixels: Option<Pixels>,
-        place: Arc<DevicePlace>,
+        ground: Arc<Ground>,
     ) -> Self {
-        let (slab, place) = (ManuallyDrop::new(slab), ManuallyDrop::new(place));
-        Self { slab, ready, pixels, place, used: Mutex::default() }
+        Self { slab, ready, pixels, used: Mutex::default(), kept: Kept(Some(ground)) }
     }
 
     /// Starts to write what it holds, converted where that is left to this, on a stream that waits for it.
@@ -149,12 +151,13 @@ impl Resident {
             return Err(Error::Panic { message: "the column's conversion is left to its consumer".into() });
         }
         let device = self.device();
+        let Some(ground) = &self.kept.0 else { return Err(Error::Closed) };
         let stream = forebay_gpu::Stream::new(device)?;
         self.ready.wait_on(stream.raw())?;
         let mut host = vec![0; self.bytes() as usize];
         let mut at = self.slab.address();
         for part in host.chunks_mut(BOUNCE_PIECE) {
-            let mut slab = self.place.session.block_on(self.place.bounce.allocate(BOUNCE_PIECE))?;
+            let mut slab = block_on(ground.bounce.allocate(BOUNCE_PIECE))?;
             // SAFETY: the slab is ours alone, and kept until the event says that the copy is done (or for ever); the column is not written
             // to while it lives.
             let started = unsafe { device.copy_out(at, slab.as_mut_ptr(), part.len(), stream.raw()) };
@@ -190,17 +193,17 @@ impl Resident {
 }
 
 impl Drop for Resident {
-    #[allow(unsafe_code)]
     fn drop(&mut self) {
         let Used { guards, streams, anywhere } = std::mem::take(self.used.get_mut());
         let named: Vec<Guard> = streams.into_iter().map(|stream| self.guard_on(stream)).collect();
         let everywhere = anywhere.then(|| self.guard_everywhere());
         guards.into_iter().chain(named).chain(everywhere).for_each(|guard| self.slab.guard(guard));
-        // SAFETY: taken once, here, and not used again.
-        let (slab, place) =
-            unsafe { (ManuallyDrop::take(&mut self.slab), ManuallyDrop::take(&mut self.place)) };
-        drop(slab);
-        if let Some(last) = Arc::into_inner(place) {
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take().and_then(Arc::into_inner) {
             // The loader is gone, and this was its last batch: giving device memory back waits for the device, which must not happen on a
             // thread of the consumer's, perhaps with Python's lock.
             let end = std::thread::Builder::new().name("forebay-gpu-end".into()).spawn(move || drop(last));

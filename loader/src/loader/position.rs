@@ -28,7 +28,7 @@ pub(super) struct Position {
     /// Tells when nothing of the last epoch's work is left.
     pub(super) over: Option<Over>,
     /// Stalls of epochs that are over, by stage.
-    pub(super) stalls: [Duration; 5],
+    pub(super) stalls: [Duration; Stage::ALL.len()],
     pub(super) batches: u64,
     pub(super) samples: u64,
     pub(super) closed: bool,

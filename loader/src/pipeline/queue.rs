@@ -22,10 +22,18 @@ pub(crate) enum Stage {
     Read,
     Decode,
     Assemble,
+    /// Memory of the device that batches go to.
+    Device,
 }
 
 impl Stage {
-    pub(crate) const ALL: [Stage; 5] = [Self::Index, Self::Memory, Self::Read, Self::Decode, Self::Assemble];
+    pub(crate) const ALL: [Stage; 6] =
+        [Self::Index, Self::Memory, Self::Read, Self::Decode, Self::Assemble, Self::Device];
+
+    /// Memory is waited for, which only who holds batches can give back.
+    fn is_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::Device)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -34,6 +42,7 @@ impl Stage {
             Self::Read => "read",
             Self::Decode => "decode",
             Self::Assemble => "assemble",
+            Self::Device => "device",
         }
     }
 }
@@ -41,7 +50,7 @@ impl Stage {
 /// How many pieces of work each stage holds, and whether anything moves.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
-    held: [AtomicUsize; 5],
+    held: [AtomicUsize; Stage::ALL.len()],
     progress: AtomicU64,
     /// Bytes count too: a pass over a shard, or a fetch of a large sample, may take longer than any piece of work.
     arrivals: Vec<Arrivals>,
@@ -66,7 +75,7 @@ impl Gauges {
     /// Counts what moves while the consumer waits for `stage`. Bytes that arrive don't count where memory is waited for: they are for
     /// later batches, and free none.
     fn progress(&self, stage: Stage) -> u64 {
-        let arrivals = if stage == Stage::Memory { &[] } else { &self.arrivals[..] };
+        let arrivals = if stage.is_memory() { &[] } else { &self.arrivals[..] };
         arrivals.iter().map(Arrivals::bytes).fold(self.progress.load(Relaxed), u64::wrapping_add)
     }
 
@@ -76,7 +85,7 @@ impl Gauges {
         if self.holds(Stage::Decode) >= threads {
             return Stage::Decode;
         }
-        let order = [Stage::Read, Stage::Decode, Stage::Memory, Stage::Index];
+        let order = [Stage::Read, Stage::Decode, Stage::Device, Stage::Memory, Stage::Index];
         order.into_iter().find(|&stage| self.holds(stage) > 0).unwrap_or(Stage::Assemble)
     }
 }
@@ -103,7 +112,7 @@ const HELD_GRACE: Duration = Duration::from_secs(10);
 pub(crate) struct Ready {
     state: Mutex<State>,
     changed: Condvar,
-    stalls: [AtomicU64; 5],
+    stalls: [AtomicU64; Stage::ALL.len()],
     trace: Option<Trace>,
 }
 
@@ -115,6 +124,8 @@ struct State {
     /// With where the loader stands once it is delivered, and the permit that lets another batch be planned then.
     batches: VecDeque<(Made, Option<OwnedSemaphorePermit>)>,
     ended: bool,
+    /// The consumer has left the epoch.
+    left: bool,
     /// When the consumer last saw something move, and the count of movements then.
     seen: Option<(Instant, u64)>,
     /// When the consumer last got a batch, and on which thread, where that is traced.
@@ -138,6 +149,9 @@ impl Ready {
     pub(crate) fn put(&self, batch: Made, permit: Option<OwnedSemaphorePermit>) {
         let ready = {
             let mut state = self.state.lock();
+            if state.left {
+                return;
+            }
             state.batches.push_back((batch, permit));
             state.batches.len()
         };
@@ -151,6 +165,21 @@ impl Ready {
     pub(crate) fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_all();
+    }
+
+    /// The consumer has left: what waits for it is let go, and what still comes.
+    pub(crate) fn leave(&self) {
+        let batches = {
+            let mut state = self.state.lock();
+            state.left = true;
+            std::mem::take(&mut state.batches)
+        };
+        drop(batches);
+    }
+
+    /// Whether the consumer has left.
+    pub(crate) fn is_left(&self) -> bool {
+        self.state.lock().left
     }
 
     /// Waits at most `slice`. `timeout` is on lack of progress in `gauges`, over any number of calls.
@@ -230,12 +259,12 @@ impl State {
         };
         let waited = now - since;
         // Memory alone is waited for, by the planner or by a batch's values: nothing is being read or decoded whose end would free any.
-        if stage == Stage::Memory && waited > HELD_GRACE {
-            return Some(Error::Config {
-                message: "every batch's memory is held by the consumer, so no further batch can be made: let go of batches \
-                          (or copy them) before asking for more, or raise host_memory_limit"
-                    .into(),
-            });
+        if stage.is_memory() && waited > HELD_GRACE {
+            let limit = if stage == Stage::Device { "gpu_memory_limit" } else { "host_memory_limit" };
+            return Some(Error::config(format!(
+                "every batch's memory is held by the consumer, so no further batch can be made: let go of batches (or copy them) before \
+                 asking for more, or raise {limit}"
+            )));
         }
         let after = timeout.filter(|&timeout| waited > timeout)?;
         Some(Error::Timeout { after, what: format!("the stage {:?}", stage.name()) })
