@@ -136,12 +136,13 @@ impl DeviceArray {
             );
             return Err(pyo3::exceptions::PyAttributeError::new_err(what));
         };
-        let mut exposed = self.exposed.lock();
-        if exposed.is_none() {
+        if self.exposed.lock().is_none() {
             data.memory.expose();
             let memory = data.memory.clone();
+            // Not under the lock: another thread may ask meanwhile, with the interpreter's lock in its hands.
             let export = py.detach(move || memory.export(Consumer::Stream(RawStream::LEGACY)));
-            *exposed = Some(Owned::new(check(py, export)?));
+            let export = Owned::new(check(py, export)?);
+            drop(self.exposed.lock().replace(export));
         }
         let interface = PyDict::new(py);
         interface.set_item("version", 3)?;
