@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TIERS = ("decoded", "memory", "nvme", "origin")
-_STAGES = ("index", "memory", "read", "decode", "assemble")
+_STAGES = ("index", "memory", "read", "decode", "assemble", "device")
 
 
 class Stats:
@@ -34,8 +34,8 @@ class Stats:
     hit_rate: float
     """Bytes not fetched from the origin, as a part of all."""
     stall_seconds: dict[str, float]
-    """How long the consumer waited, by the stage it waited for: "index", "memory", "read", "decode",
-    "assemble"."""
+    """How long the consumer waited, by the stage it waited for: "index", "memory", "read", "decode", "assemble", and "device"
+    where the device's memory was full."""
     decode_seconds: float
     """CPU time spent in decoding."""
     skipped: int
@@ -131,6 +131,10 @@ class Stats:
             ("host memory", f"{show(self.host_memory_bytes)}, at most {show(self.host_memory_peak_bytes)}"),
             ("skipped", f"{self.skipped:,}"),
         ]
+        if device := self.device:
+            copied, used, limit = (show(device[f"{what}_bytes"]) for what in ("copied", "used", "limit"))
+            what = f"{device['name']}: {copied} copied ({device['copy_path']}), {used} of {limit} used"
+            rows.append(("device", what))
         return rows + [("", error) for error in self.errors[:5]]
 
     def __repr__(self) -> str:
