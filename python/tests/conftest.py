@@ -19,6 +19,9 @@ from faults import Stall
 from PIL import Image
 from servers import RangeServer, SeaweedFS, find_weed
 
+# They run on a simulated driver, in a process of their own: `make test-gpu`.
+collect_ignore = ["gpu"]
+
 SHARDS, PER_SHARD = 3, 20
 
 
