@@ -1,6 +1,6 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
-# make test-gpu, soak: device="cuda" on a simulated driver
+# make test-gpu, mutants, soak: device="cuda" on a simulated driver
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
 # make kernels compiles the device's kernels to PTX: see CONTRIBUTING.md
 # make bench-full, bench-check, profile, instructions: see benches/README.md
@@ -32,9 +32,10 @@ KERNELS_ENV := $(call environment,kernels,gpu/kernels/requirements.txt)
 LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
 TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
+MUTANTS := $(CARGO_TARGET_DIR)/mutants
 EXTENSION := python/forebay/_forebay.abi3.so
 
-.PHONY: help demo test test-rust test-python test-gpu test-wheel fake-cuda soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-gpu test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -61,6 +62,16 @@ test-python: extension $(TEST_ENV)/ready
 # device="cuda" on the simulated driver, in a process of its own.
 test-gpu: extension fake-cuda $(TEST_ENV)/ready
 	LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda $(TEST_ENV)/bin/python -m pytest python/tests/gpu $(GPU_TESTS)
+
+# The same with one bug on purpose at a time, each of which must be found.
+mutants: fake-cuda $(TEST_ENV)/ready
+	$(CARGO) build --locked -p forebay-python --features mutants
+	mkdir -p $(MUTANTS)/forebay
+	cp python/forebay/*.py $(MUTANTS)/forebay
+	cp $(CARGO_TARGET_DIR)/debug/lib_forebay.so $(MUTANTS)/$(notdir $(EXTENSION)).new
+	mv $(MUTANTS)/$(notdir $(EXTENSION)).new $(MUTANTS)/forebay/$(notdir $(EXTENSION))
+	FOREBAY_TEST_MUTANTS=$(MUTANTS) LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda \
+		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_mutants.py $(GPU_TESTS)
 
 # 1,000 seeds of consumers that do what comes to their minds.
 soak: extension fake-cuda $(TEST_ENV)/ready

@@ -11,6 +11,7 @@ pub mod device;
 mod error;
 pub mod host;
 pub mod memory;
+pub mod mutant;
 mod pinned;
 pub mod staging;
 pub mod tier;

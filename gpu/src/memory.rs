@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::device::{Address, Device, Event};
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 
 /// Pieces begin at multiples of this: what cuMemAlloc promises, enough for every vector load.
 const ALIGNMENT: u64 = 512;
@@ -263,6 +264,9 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let retired = std::mem::take(&mut self.state.get_mut().retired);
         for guard in retired.into_iter().flat_map(|retired| retired.guards) {
+            if mutant::is(Mutant::FreeEarly) {
+                break;
+            }
             if let Err(error) = guard.block(&*self.device) {
                 tracing::debug!(%error, "device memory may still be in use: it stays the process's until its end");
                 return;

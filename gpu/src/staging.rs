@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::device::{Device, Event, Stream};
 use crate::error::Result;
 use crate::memory::{DeviceSlab, Guard};
+use crate::mutant::{self, Mutant};
 
 /// Copies to a device on a stream of their own.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl Staging {
 
     /// As [`Self::copy`], to `offset` bytes behind the start of each target.
     pub fn copy_at(&mut self, slot: Box<dyn Slot>, to: &mut [DeviceSlab], offset: u64) -> Result<Arc<Event>> {
+        let early = mutant::is(Mutant::EventEarly).then(|| Event::record(&self.device, self.stream.raw()));
         let mut started = Ok(());
         for (part, to) in slot.parts().into_iter().zip(to.iter()) {
             assert!(
@@ -78,11 +80,13 @@ impl Staging {
             }
             self.copied_bytes += part.len() as u64;
         }
-        let copied = Event::record(&self.device, self.stream.raw()).map(Arc::new);
+        let copied = early.unwrap_or_else(|| Event::record(&self.device, self.stream.raw())).map(Arc::new);
         // Where there is no event, nobody can say when the device has done with them, but that it is when it has done everything.
         let until = || copied.as_ref().map_or(Guard::Everything, |copied| Guard::Event(copied.clone()));
         to.iter_mut().for_each(|slab| slab.guard(until()));
-        self.in_flight.push_back(InFlight { until: until(), slot });
+        if !mutant::is(Mutant::SlotEarly) {
+            self.in_flight.push_back(InFlight { until: until(), slot });
+        }
         started.and(copied)
     }
 

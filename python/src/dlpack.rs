@@ -9,6 +9,7 @@
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use forebay_gpu::mutant::{self, Mutant};
 use forebay_loader::dtype::DType;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -193,7 +194,9 @@ unsafe extern "C" fn delete<M, K>(managed: *mut M) {
 unsafe extern "C" fn drop_unconsumed<M: Named, K>(capsule: *mut ffi::PyObject) {
     // SAFETY: called by the interpreter with the capsule, whose pointer is ours for as long as it has our name.
     unsafe {
-        if ffi::PyCapsule_IsValid(capsule, M::NAME.as_ptr()) == 1 {
+        if mutant::is(Mutant::CapsuleEarly) {
+            delete::<M, K>(ffi::PyCapsule_GetPointer(capsule, ffi::PyCapsule_GetName(capsule)).cast());
+        } else if ffi::PyCapsule_IsValid(capsule, M::NAME.as_ptr()) == 1 {
             delete::<M, K>(ffi::PyCapsule_GetPointer(capsule, M::NAME.as_ptr()).cast());
         }
     }

@@ -9,6 +9,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::driver::{self, Driver, words};
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 
 /// Errors after which no call on the context works any more (cuda.h calls them sticky): illegal address, launch timeout, unrecoverable memory
 /// error, hardware stack error, illegal instruction, misaligned address, invalid address space, invalid program counter, launch failure,
@@ -144,10 +145,16 @@ impl Inside<'_> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
+        if mutant::is(Mutant::ContextLeft) {
+            return;
+        }
         let mut popped = std::ptr::null_mut();
         // SAFETY: pops what `enter` pushed on this thread.
         let code = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) } as u32;
         self.context.note("cuCtxPopCurrent", code);
+        if mutant::is(Mutant::ModeLeft) {
+            return;
+        }
         // SAFETY: gives the thread its own mode back.
         let code = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut self.mode) } as u32;
         self.context.note("cuThreadExchangeStreamCaptureMode", code);

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use crate::device::{Address, Capture, Device, Facts, RawEvent, RawStream};
 use crate::error::{Error, Result};
+use crate::mutant::{self, Mutant};
 use crate::which::Which;
 
 use context::Context;
@@ -309,6 +310,13 @@ impl Device for CudaDevice {
                 sys::cuMemcpyHtoDAsync_v2(to.0 + offset as u64, from.add(offset).cast(), len, stream(on))
             } as u32;
             inside.check("cuMemcpyHtoDAsync", code)?;
+        }
+        if mutant::is(Mutant::UnpinEarly) {
+            let pinned = std::mem::take(&mut *self.pinned.lock());
+            let starts = pinned.into_iter().filter_map(|(at, len)| {
+                Some((NonNull::new(std::ptr::with_exposed_provenance_mut(at))?, len))
+            });
+            starts.for_each(|(start, len)| pinned::unpin(&self.context, start, len));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use forebay_gpu::device::Capture;
+use forebay_gpu::mutant::{self, Mutant};
 use forebay_gpu::{Address, Device, DeviceSlab, Event, Guard, RawStream};
 use futures::executor::block_on;
 use parking_lot::Mutex;
@@ -113,7 +114,9 @@ impl Resident {
     pub(super) fn lend(self: &Arc<Self>, consumer: Consumer) -> Result<Export> {
         if let Consumer::Stream(stream) = consumer {
             self.check_stream(stream)?;
-            self.ready.wait_on(stream)?;
+            if !mutant::is(Mutant::NoWait) {
+                self.ready.wait_on(stream)?;
+            }
         }
         Ok(Export { resident: self.clone(), consumer })
     }
@@ -134,6 +137,9 @@ impl Resident {
     }
 
     fn check_stream(&self, stream: RawStream) -> Result<()> {
+        if mutant::is(Mutant::CaptureIgnored) {
+            return Ok(());
+        }
         match self.device().capture_of(stream)? {
             Capture::None => Ok(()),
             Capture::Active => Err(Error::Device(forebay_gpu::Error::Stream {
@@ -224,6 +230,9 @@ impl Export {
 impl Drop for Export {
     fn drop(&mut self) {
         let guard = match self.consumer {
+            _ if mutant::is(Mutant::NoGuard) => return,
+            _ if mutant::is(Mutant::OneGuard) && !self.resident.used.lock().guards.is_empty() => return,
+            _ if mutant::is(Mutant::GuardOnOurs) => Guard::Event(self.resident.ready.clone()),
             Consumer::Stream(stream) => self.resident.guard_on(stream),
             Consumer::Unknown => self.resident.guard_everywhere(),
         };
