@@ -167,16 +167,12 @@ fn memory(checkup: &Checkup, into: &mut Vec<Finding>) {
 
 fn gpu(checkup: &Checkup, into: &mut Vec<Finding>) {
     let gpu = &checkup.gpu;
-    // True of this version on every machine: batches are delivered in host memory.
-    let host = "batches are delivered in host memory (device=\"cpu\"), from where a framework copies them to its GPU";
-    if gpu.present {
-        add(into, Severity::Note, "this version doesn't move batches to the GPU itself", host, None);
-    } else {
+    if !gpu.present {
         add(
             into,
             Severity::Note,
             "no NVIDIA GPU is visible",
-            "nothing that this version does: batches are delivered in host memory (device=\"cpu\")",
+            "batches stay in host memory (device=\"cpu\"); device=\"cuda\" is an error",
             Some(
                 "in a container, start it with GPUs (--gpus all); on a machine with one, install NVIDIA's driver",
             ),
