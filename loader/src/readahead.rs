@@ -41,7 +41,7 @@ pub(crate) struct Approach {
 impl Approach {
     /// Waits until a page is due; `passed` hears meanwhile how far the planner is. False where the planner has ended.
     async fn due(&mut self, page: &Page, mut passed: impl FnMut(u64)) -> bool {
-        while self.reached() + self.horizon < page.first {
+        while self.reached().saturating_add(self.horizon) < page.first {
             if self.reached.changed().await.is_err() {
                 return false;
             }

@@ -4,10 +4,13 @@
 
 use std::sync::{Arc, Weak};
 
+use tokio::sync::oneshot;
+
 use super::inner::Inner;
 use super::within;
 use crate::disk::reader::read_into;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::memory::Slab;
 use crate::object::{BlockId, ByteRange, ObjectMeta};
 use crate::ram::Holding;
 
@@ -54,23 +57,34 @@ impl Inner {
             };
             hold.blocks.push(id);
             let Some(slab) = slab else { continue };
-            let block = object.block_range(index);
-            let mut grants = self.disk()?.lookup(object, block).await?;
-            if let Some(grant) = grants.pop().filter(|grant| grant.range == block) {
-                match read_into(&grant, &*self.io, slab).await {
-                    (Some(slab), Ok(())) => {
-                        self.disk()?.worked();
-                        self.ram.insert_held(id, slab.freeze().slice(0..block.len() as usize));
-                    }
-                    // Who reads a sample of it finds it gone, and fetches it.
-                    (_, Err(fault)) => self.disk()?.quarantine(&fault),
-                    (None, Ok(())) => {}
-                }
-            } else {
-                drop(slab);
-            }
-            self.ram.let_go();
+            // In a task of its own: where nobody waits for it any more, the slab still comes back to who waits for one.
+            let (done, waiting) = oneshot::channel();
+            let (inner, object) = (self.clone(), object.clone());
+            self.spawn(async move {
+                inner.bring(&object, id, slab).await;
+                inner.ram.let_go();
+                // Where nobody waits any more, nobody is told.
+                done.send(()).unwrap_or_default();
+            });
+            waiting.await.map_err(|_| Error::Closed)?;
         }
         Ok(hold)
+    }
+
+    /// Reads a block from disk to the host tier. What can't be read is left to its readers.
+    async fn bring(&self, object: &Arc<ObjectMeta>, id: BlockId, slab: Slab) {
+        let Ok(disk) = self.disk() else { return };
+        let block = object.block_range(id.index);
+        let Ok(mut grants) = disk.lookup(object, block).await else { return };
+        let Some(grant) = grants.pop().filter(|grant| grant.range == block) else { return };
+        match read_into(&grant, &*self.io, slab).await {
+            (Some(slab), Ok(())) => {
+                disk.worked();
+                self.ram.insert_held(id, slab.freeze().slice(0..block.len() as usize));
+            }
+            // Who reads a sample of it finds it gone, and fetches it.
+            (_, Err(fault)) => disk.quarantine(&fault),
+            (None, Ok(())) => {}
+        }
     }
 }
