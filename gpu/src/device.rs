@@ -58,8 +58,6 @@ pub struct Facts {
     pub capability: (i32, i32),
     /// The driver's version, such as (12, 4).
     pub driver: (i32, i32),
-    /// How its memory is had: "virtual memory", "cuMemAlloc", "host memory".
-    pub memory: &'static str,
 }
 
 /// Whether a stream is being captured into a graph.
@@ -77,6 +75,9 @@ pub enum Capture {
 pub trait Device: fmt::Debug + Send + Sync + 'static {
     /// What it is.
     fn facts(&self) -> &Facts;
+
+    /// How its memory is had: "virtual memory", "cuMemAlloc", "host memory".
+    fn memory_kind(&self) -> &'static str;
 
     /// Takes memory, in whole units of the device, at most `bytes` rounded up to one. Gives the address and what was taken.
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)>;

@@ -62,7 +62,6 @@ impl HostDevice {
             total_bytes,
             capability: (0, 0),
             driver: (0, 0),
-            memory: "host memory",
         };
         Arc::new(Self { facts, state: Mutex::new(State { is_held, ..State::default() }) })
     }
@@ -104,6 +103,10 @@ impl State {
 impl Device for HostDevice {
     fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    fn memory_kind(&self) -> &'static str {
+        "host memory"
     }
 
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)> {

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use cudarc::driver::sys;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -11,10 +12,13 @@ use super::driver::{self, Driver, words};
 use crate::error::{Error, Result};
 use crate::mutant::{self, Mutant};
 
-/// Errors after which no call on the context works any more (cuda.h calls them sticky): illegal address, launch timeout, unrecoverable memory
-/// error, hardware stack error, illegal instruction, misaligned address, invalid address space, invalid program counter, launch failure,
-/// device fell off the bus or needs a reset (46, 101 are of other kinds).
-const STICKY: &[u32] = &[214, 220, 700, 702, 708, 714, 715, 716, 717, 718, 719, 721, 999];
+/// Errors after which no call on the context works any more, by cuda.h: uncorrectable memory and link errors (214, 220), illegal address (700),
+/// launch timeout (702), context destroyed (709), an assertion in a kernel (710), hardware stack error, illegal instruction, misaligned address,
+/// invalid address space and program counter, launch failure (714 to 719), contained and unknown errors (721, 999).
+const STICKY: &[u32] = &[214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999];
+
+/// How long the end of the process waits for calls under way: one may wait for work that never ends.
+const LAST_CALLS: Duration = Duration::from_secs(5);
 
 /// True once the process is ending: the driver shuts down then, and no call may begin. Held for reading during every call.
 static ENDING: RwLock<bool> = RwLock::new(false);
@@ -23,9 +27,16 @@ static ENDING: RwLock<bool> = RwLock::new(false);
 /// goes with the process.
 pub(super) fn end() {
     // In a forked child, which has no driver, a thread that is not there may have held the lock.
-    if driver::is_used() {
-        *ENDING.write() = true;
+    if driver::is_used()
+        && let Some(mut ending) = ENDING.try_write_for(LAST_CALLS)
+    {
+        *ending = true;
     }
+}
+
+/// Whether no call works any more after this error.
+pub(super) fn is_sticky(code: u32) -> bool {
+    STICKY.contains(&code)
 }
 
 /// Retained for as long as this lives: pointers are then valid in torch, JAX and CuPy, which use the same one.
@@ -99,7 +110,7 @@ impl Context {
             return Ok(());
         }
         let ((name, text), device) = (words(code), self.name.clone());
-        if STICKY.contains(&code) {
+        if is_sticky(code) {
             let lost = Error::Lost { call, device, code, name, text };
             return Err(self.lost.get_or_init(|| lost).clone());
         }

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::context::Context;
+use super::context::{Context, is_sticky};
 use super::driver::{c_name, words};
 use crate::error::{Error, Result};
 
@@ -46,13 +46,14 @@ impl Kernels {
                 values.as_mut_ptr(),
             )
         } as u32;
-        if code != 0 {
+        if code != 0 && !is_sticky(code) {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
             let (name, text) = words(code);
             let said = String::from_utf8_lossy(&log[..end]).trim().to_owned();
             let log = if said.is_empty() { text } else { said };
             return Err(Error::Kernels { device: context.name.clone(), name, log });
         }
+        inside.check("cuModuleLoadDataEx", code)?;
         let mut kernels = Self { module, functions: HashMap::new() };
         for &name in names {
             let mut function = std::ptr::null_mut();

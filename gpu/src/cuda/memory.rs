@@ -4,6 +4,7 @@
 //! read and write, and which can be handed to another process as a file descriptor.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use cudarc::driver::sys;
 use parking_lot::Mutex;
@@ -20,14 +21,24 @@ const OUT_OF_MEMORY: u32 = 2;
 
 /// Where memory comes from.
 #[derive(Debug)]
-pub(super) enum Source {
-    /// By the virtual memory interface: granularity, and the chunks behind each range.
+pub(super) struct Source {
+    /// The best that the driver says it has, then what is left where it refuses that after all, as in some virtual machines.
+    ways: Vec<Way>,
+    /// The one that worked.
+    chosen: OnceLock<usize>,
+    /// What lies behind ranges of the virtual memory interface.
+    ranges: Mutex<HashMap<u64, Vec<Chunk>>>,
+}
+
+/// How memory is had.
+#[derive(Debug)]
+enum Way {
+    /// By the virtual memory interface.
     Virtual {
         granularity: usize,
         properties: Properties,
         /// Who may read and write: the device, and those that can reach it.
         access: Vec<sys::CUmemAccessDesc>,
-        ranges: Mutex<HashMap<u64, Vec<Chunk>>>,
     },
     /// By cuMemAlloc.
     Plain,
@@ -66,68 +77,96 @@ impl Properties {
 }
 
 impl Source {
-    /// The best that the device has.
+    /// What the driver says that the device has.
     pub(super) fn new(context: &Context, attribute: impl Fn(sys::CUdevice_attribute) -> i32) -> Result<Self> {
         use sys::CUdevice_attribute as A;
         let managed = attribute(A::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) != 0;
         let as_files = attribute(A::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED) != 0;
-        if !(context.driver.has_virtual_memory && managed && as_files) {
-            return Ok(Self::Plain);
+        let mut ways = Vec::new();
+        if context.driver.has_virtual_memory && managed && as_files {
+            let rdma = attribute(A::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) != 0;
+            let peers = peers(context)?;
+            let mut kinds = vec![(rdma, peers.clone()), (false, peers), (false, Vec::new())];
+            kinds.dedup();
+            for (rdma, peers) in kinds {
+                let properties = Properties { device: context.device, rdma };
+                let devices = std::iter::once(context.device).chain(peers);
+                let access = devices.map(|device| sys::CUmemAccessDesc {
+                    location: location(device),
+                    flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+                });
+                let granularity = granularity(context, properties)?;
+                ways.push(Way::Virtual { granularity, properties, access: access.collect() });
+            }
         }
-        let rdma = attribute(A::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) != 0;
-        let properties = Properties { device: context.device, rdma };
-        let (inside, raw) = (context.enter()?, properties.raw());
-        let mut granularity = 0;
-        let recommended = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_RECOMMENDED;
-        // SAFETY: writes one number; the properties live as long as the call.
-        let code = unsafe { sys::cuMemGetAllocationGranularity(&mut granularity, &raw, recommended) } as u32;
-        inside.check("cuMemGetAllocationGranularity", code)?;
-        let access =
-            std::iter::once(context.device).chain(peers(context)?).map(|device| sys::CUmemAccessDesc {
-                location: location(device),
-                flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
-            });
-        let (granularity, access) = (granularity.max(1), access.collect());
-        Ok(Self::Virtual { granularity, properties, access, ranges: Mutex::default() })
+        ways.push(Way::Plain);
+        Ok(Self { ways, chosen: OnceLock::new(), ranges: Mutex::default() })
     }
 
-    /// As [`Facts::memory`](crate::device::Facts::memory).
+    /// As [`Device::memory_kind`](crate::device::Device::memory_kind).
     pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Virtual { .. } => "virtual memory",
-            Self::Plain => "cuMemAlloc",
+        match self.ways[self.chosen.get().copied().unwrap_or(0)] {
+            Way::Virtual { .. } => "virtual memory",
+            Way::Plain => "cuMemAlloc",
         }
     }
 
     pub(super) fn take(&self, context: &Context, bytes: u64, what: &'static str) -> Result<(Address, u64)> {
-        let inside = context.enter()?;
+        let _inside = context.enter()?;
         let bytes = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
-        match self {
-            Self::Virtual { granularity, properties, access, ranges } => {
+        let mut at = self.chosen.get().copied().unwrap_or(0);
+        loop {
+            match self.take_by(&self.ways[at], context, bytes, what) {
+                Ok(taken) => {
+                    self.chosen.get_or_init(|| at);
+                    return Ok(taken);
+                }
+                // What follows would be no better, or is not to be mixed with what was had before.
+                Err(error @ (Error::DeviceFull { .. } | Error::Lost { .. })) => return Err(error),
+                Err(error) if self.chosen.get().is_some() || at + 1 == self.ways.len() => return Err(error),
+                Err(refused) => {
+                    tracing::debug!(%refused, "memory of this kind is not to be had: {:?}", self.ways[at])
+                }
+            }
+            at += 1;
+        }
+    }
+
+    fn take_by(
+        &self,
+        way: &Way,
+        context: &Context,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<(Address, u64)> {
+        let mut start = 0;
+        match way {
+            Way::Virtual { granularity, properties, access } => {
                 let bytes = bytes
                     .checked_next_multiple_of(*granularity)
                     .unwrap_or(usize::MAX / granularity * granularity);
-                let mut start = 0;
                 // SAFETY: writes one address, of the driver's choice.
                 let code = unsafe { sys::cuMemAddressReserve(&mut start, bytes, 0, 0, 0) } as u32;
-                inside.check("cuMemAddressReserve", code)?;
+                if code == OUT_OF_MEMORY {
+                    return Err(full(context, bytes, 0, what));
+                }
+                context.check("cuMemAddressReserve", code)?;
                 let mut range = Range { context, start, bytes, chunks: Vec::new() };
                 range.fill(*properties, *granularity, what)?;
                 range.open(access)?;
                 let chunks = std::mem::take(&mut range.chunks);
                 // Its parts are in the table now.
                 std::mem::forget(range);
-                ranges.lock().insert(start, chunks);
+                self.ranges.lock().insert(start, chunks);
                 Ok((Address(start), bytes as u64))
             }
-            Self::Plain => {
-                let mut start = 0;
+            Way::Plain => {
                 // SAFETY: writes one address.
                 let code = unsafe { sys::cuMemAlloc_v2(&mut start, bytes) } as u32;
                 if code == OUT_OF_MEMORY {
                     return Err(full(context, bytes, 0, what));
                 }
-                inside.check("cuMemAlloc", code)?;
+                context.check("cuMemAlloc", code)?;
                 Ok((Address(start), bytes as u64))
             }
         }
@@ -137,19 +176,28 @@ impl Source {
     /// As [`Device::give_back`](crate::device::Device::give_back).
     pub(super) unsafe fn give_back(&self, context: &Context, at: Address, bytes: u64) {
         let Ok(_inside) = context.enter() else { return };
-        match self {
-            Self::Virtual { ranges, .. } => {
-                let Some(chunks) = ranges.lock().remove(&at.0) else { return };
-                drop(Range { context, start: at.0, bytes: bytes as usize, chunks });
-            }
+        let range = self.ranges.lock().remove(&at.0);
+        match range {
+            Some(chunks) => drop(Range { context, start: at.0, bytes: bytes as usize, chunks }),
             // SAFETY: cuMemAlloc gave it, and the caller says that nobody uses it any more.
-            Self::Plain => context.note("cuMemFree", unsafe { sys::cuMemFree_v2(at.0) } as u32),
+            None => context.note("cuMemFree", unsafe { sys::cuMemFree_v2(at.0) } as u32),
         }
     }
 }
 
 fn location(device: sys::CUdevice) -> sys::CUmemLocation {
     sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: device }
+}
+
+/// The unit that memory comes in.
+fn granularity(context: &Context, properties: Properties) -> Result<usize> {
+    let (inside, raw) = (context.enter()?, properties.raw());
+    let mut granularity = 0;
+    let recommended = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_RECOMMENDED;
+    // SAFETY: writes one number; the properties live as long as the call.
+    let code = unsafe { sys::cuMemGetAllocationGranularity(&mut granularity, &raw, recommended) } as u32;
+    inside.check("cuMemGetAllocationGranularity", code)?;
+    Ok(granularity.max(1))
 }
 
 /// The other devices that can reach this one's memory.

@@ -32,6 +32,12 @@ use memory::Source;
 
 /// cuda.h: CUDA_ERROR_NOT_READY, the answer to a question, not an error.
 const NOT_READY: u32 = 600;
+/// cuda.h: CUDA_ERROR_NOT_SUPPORTED.
+const NOT_SUPPORTED: u32 = 801;
+
+/// For ordering only; and who blocks on one sleeps instead of keeping a core busy.
+const EVENT_FLAGS: u32 =
+    sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
 
 /// A CUDA device. One for each device and process, however many ask for it.
 #[derive(Debug)]
@@ -39,11 +45,12 @@ pub struct CudaDevice {
     facts: Facts,
     memory: Source,
     kernels: OnceLock<Kernels>,
-    /// What is pinned: address and length.
-    pinned: Mutex<Vec<(usize, usize)>>,
     // Dropped last.
     context: Context,
 }
+
+/// What is pinned, for whatever device: address and length.
+static PINNED: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 
 /// The devices that somebody uses, by index.
 static OPEN: Mutex<Vec<Weak<CudaDevice>>> = Mutex::new(Vec::new());
@@ -115,9 +122,8 @@ impl CudaDevice {
                 attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
             ),
             driver: driver.version,
-            memory: memory.name(),
         };
-        Ok(Self { facts, memory, kernels: OnceLock::new(), pinned: Mutex::default(), context })
+        Ok(Self { facts, memory, kernels: OnceLock::new(), context })
     }
 
     fn kernels(&self) -> Result<&Kernels> {
@@ -135,8 +141,8 @@ impl CudaDevice {
     }
 
     /// Parts of a host range, none of which crosses the edge of two registrations.
-    fn parts(&self, start: usize, bytes: usize) -> Vec<(usize, usize)> {
-        let pinned = self.pinned.lock();
+    fn parts(start: usize, bytes: usize) -> Vec<(usize, usize)> {
+        let pinned = PINNED.lock();
         let base = pinned.iter().find(|(at, len)| *at <= start && start < at + len).map(|(at, _)| *at);
         match base {
             Some(base) => pinned::parts(start - base, bytes),
@@ -195,6 +201,10 @@ impl Device for CudaDevice {
         &self.facts
     }
 
+    fn memory_kind(&self) -> &'static str {
+        self.memory.name()
+    }
+
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)> {
         self.memory.take(&self.context, bytes, what)
     }
@@ -225,9 +235,7 @@ impl Device for CudaDevice {
         let inside = self.context.enter()?;
         let mut event = std::ptr::null_mut();
         // SAFETY: writes one handle.
-        let code =
-            unsafe { sys::cuEventCreate(&mut event, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32) }
-                as u32;
+        let code = unsafe { sys::cuEventCreate(&mut event, EVENT_FLAGS) } as u32;
         inside.check("cuEventCreate", code)?;
         Ok(RawEvent(event.expose_provenance() as u64))
     }
@@ -248,8 +256,10 @@ impl Device for CudaDevice {
         let Some(record_all) = self.context.driver.record_all else { return Ok(false) };
         let inside = self.context.enter()?;
         // SAFETY: the context is retained, the event ours.
-        inside.check("cuCtxRecordEvent", unsafe { record_all(self.context.raw, event(raw)) })?;
-        Ok(true)
+        match unsafe { record_all(self.context.raw, event(raw)) } {
+            NOT_SUPPORTED => Ok(false),
+            code => inside.check("cuCtxRecordEvent", code).map(|()| true),
+        }
     }
 
     fn wait(&self, on: RawStream, raw: RawEvent) -> Result<()> {
@@ -304,7 +314,7 @@ impl Device for CudaDevice {
 
     unsafe fn copy_in(&self, from: *const u8, to: Address, bytes: usize, on: RawStream) -> Result<()> {
         let inside = self.context.enter()?;
-        for (offset, len) in self.parts(from.addr(), bytes) {
+        for (offset, len) in Self::parts(from.addr(), bytes) {
             // SAFETY: both ranges are the caller's until the stream has done the copy.
             let code = unsafe {
                 sys::cuMemcpyHtoDAsync_v2(to.0 + offset as u64, from.add(offset).cast(), len, stream(on))
@@ -312,7 +322,7 @@ impl Device for CudaDevice {
             inside.check("cuMemcpyHtoDAsync", code)?;
         }
         if mutant::is(Mutant::UnpinEarly) {
-            let pinned = std::mem::take(&mut *self.pinned.lock());
+            let pinned = std::mem::take(&mut *PINNED.lock());
             let starts = pinned.into_iter().filter_map(|(at, len)| {
                 Some((NonNull::new(std::ptr::with_exposed_provenance_mut(at))?, len))
             });
@@ -323,7 +333,7 @@ impl Device for CudaDevice {
 
     unsafe fn copy_out(&self, from: Address, to: *mut u8, bytes: usize, on: RawStream) -> Result<()> {
         let inside = self.context.enter()?;
-        for (offset, len) in self.parts(to.addr(), bytes) {
+        for (offset, len) in Self::parts(to.addr(), bytes) {
             // SAFETY: as in `copy_in`.
             let code = unsafe {
                 sys::cuMemcpyDtoHAsync_v2(to.add(offset).cast(), from.0 + offset as u64, len, stream(on))
@@ -368,7 +378,7 @@ impl Device for CudaDevice {
 
     fn pin(&self, start: NonNull<u8>, bytes: usize) -> io::Result<()> {
         pinned::pin(&self.context, start, bytes)?;
-        self.pinned.lock().push((start.addr().get(), bytes));
+        PINNED.lock().push((start.addr().get(), bytes));
         Ok(())
     }
 
@@ -376,7 +386,7 @@ impl Device for CudaDevice {
         if self.context.is_forked() {
             return;
         }
-        self.pinned.lock().retain(|&(at, _)| at != start.addr().get());
+        PINNED.lock().retain(|&(at, _)| at != start.addr().get());
         pinned::unpin(&self.context, start, bytes);
     }
 }

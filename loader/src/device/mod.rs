@@ -156,7 +156,7 @@ impl DevicePlace {
         DeviceStats {
             name: facts.name.to_string(),
             copy_path: if self.arena().is_pinned() { "pinned" } else { "pageable" },
-            memory: facts.memory,
+            memory: self.device.memory_kind(),
             copied_bytes: self.copied_bytes.load(Relaxed),
             limit_bytes: self.ground.memory.limit_bytes(),
             used_bytes,
