@@ -21,7 +21,7 @@ pub use device::{Address, Device, Event, Facts, RawStream, Stream, launch};
 pub use forebay_kernels as kernels;
 
 pub use error::{Error, Result};
-pub use memory::{DeviceMemory, DeviceSlab, Guard};
+pub use memory::{DeviceMemory, DeviceSlab, Guard, Waited};
 pub use pinned::Pinned;
-pub use staging::{Slot, Staging};
+pub use staging::Staging;
 pub use which::Which;

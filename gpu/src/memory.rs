@@ -5,42 +5,90 @@
 //! and nobody blocks; [`DeviceMemory::take`] looks along that line.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::device::{Address, Device, Event};
+use crate::device::{Address, Capture, Device, Event, RawStream};
 use crate::error::{Error, Result};
 use crate::mutant::{self, Mutant};
+
+/// How often events are looked at while memory is waited for: a batch takes many times as long.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Pieces begin at multiples of this: what cuMemAlloc promises, enough for every vector load.
 const ALIGNMENT: u64 = 512;
 
 /// What stands between a piece and its next use.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Guard {
     /// This event.
     Event(Arc<Event>),
-    /// Everything that is under way on the device: nobody knows on which stream the piece was used.
+    /// What this stream had queued: it was being captured, so that no event could be recorded on it. One is as soon as the capture is over.
+    Stream(RawStream),
+    /// Everything that was under way on the device: nobody knows on which stream the piece was used. Events and waits for all of a device
+    /// break captures on it, so that neither comes before the memory is needed.
     Everything,
 }
 
 impl Guard {
-    /// Whether it is passed, where that can be said without waiting.
-    pub(crate) fn is_passed(&self) -> Result<bool> {
+    /// Whether it is passed, where that can be said without waiting and without a call that all of the device hears of.
+    pub fn is_passed(&self) -> Result<bool> {
         match self {
             Self::Event(event) => event.is_done(),
-            Self::Everything => Ok(false),
+            Self::Stream(_) | Self::Everything => Ok(false),
         }
+    }
+
+    /// Becomes an event where that can be had now. True where it is passed already: a driver without events of everything (before CUDA 12.5)
+    /// was waited for.
+    fn settle(&mut self, device: &Arc<dyn Device>) -> Result<bool> {
+        let settled = match self {
+            Self::Event(_) => return Ok(false),
+            Self::Stream(stream) => match device.capture_of(*stream) {
+                Ok(Capture::Active) => return Ok(false),
+                Ok(Capture::None) => Event::record(device, *stream).map(Some),
+                Err(error) => Err(error),
+            },
+            Self::Everything => match Event::record_all(device) {
+                Ok(None) => {
+                    return match device.block_on_all() {
+                        Ok(()) => Ok(true),
+                        Err(error) if is_final(&error) => Err(error),
+                        // Somebody captures: later.
+                        Err(_) => Ok(false),
+                    };
+                }
+                recorded => recorded,
+            },
+        };
+        match settled {
+            Ok(Some(event)) => *self = Self::Event(Arc::new(event)),
+            Err(error) if is_final(&error) => return Err(error),
+            // The stream is gone, or somebody captures: later.
+            Ok(None) | Err(_) => *self = Self::Everything,
+        }
+        Ok(false)
     }
 
     /// Blocks until it is passed.
     pub(crate) fn block(&self, device: &dyn Device) -> Result<()> {
         match self {
             Self::Event(event) => event.block(),
-            Self::Everything => device.block_on_all(),
+            Self::Stream(_) | Self::Everything => device.block_on_all(),
         }
     }
+}
+
+/// What became of waiting for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Some came free.
+    Freed,
+    /// What was let go is still being worked on.
+    Busy,
+    /// Nothing was let go: only those who hold pieces can make room.
+    Held,
 }
 
 /// `gpu_memory_limit` of one device. Clones are the same memory.
@@ -66,6 +114,8 @@ struct State {
     retired: Vec<Retired>,
     used: u64,
     peak: u64,
+    /// A piece came free without waiting for anything, since somebody last looked.
+    let_go_free: bool,
 }
 
 /// A piece that was let go, and may still be worked on.
@@ -90,7 +140,8 @@ impl DeviceMemory {
     /// Takes `limit_bytes` from the device, rounded up to its unit.
     pub fn new(device: &Arc<dyn Device>, limit_bytes: u64) -> Result<Self> {
         let (base, bytes) = device.take(limit_bytes, "gpu_memory_limit")?;
-        let state = State { free: vec![(0, bytes)], retired: Vec::new(), used: 0, peak: 0 };
+        let state =
+            State { free: vec![(0, bytes)], retired: Vec::new(), used: 0, peak: 0, let_go_free: false };
         Ok(Self {
             shared: Arc::new(Shared {
                 device: device.clone(),
@@ -123,7 +174,7 @@ impl DeviceMemory {
     /// # Errors
     /// [`Error::OverBudget`] where it would not fit into all of the budget; [`Error::Lost`].
     pub fn take(&self, bytes: u64, what: &str) -> Result<Option<DeviceSlab>> {
-        let whole = bytes.max(1).div_ceil(ALIGNMENT).saturating_mul(ALIGNMENT);
+        let whole = whole(bytes);
         if whole > self.shared.bytes {
             let (used_bytes, _) = self.used_bytes();
             return Err(Error::OverBudget {
@@ -135,8 +186,8 @@ impl DeviceMemory {
                 advice: "raise gpu_memory_limit, or lower batch_size",
             });
         }
+        self.collect(false)?;
         let mut state = self.shared.state.lock();
-        state.collect()?;
         let Some(at) = state.free.iter().position(|&(_, have)| have >= whole) else { return Ok(None) };
         let (offset, have) = state.free[at];
         if have == whole {
@@ -149,49 +200,79 @@ impl DeviceMemory {
         Ok(Some(DeviceSlab { shared: self.shared.clone(), offset, len: bytes, guards: Vec::new() }))
     }
 
-    /// Blocks until one of the pieces that were let go is done with; false where there is none: then only consumers can make room.
-    pub fn wait_for_retired(&self) -> Result<bool> {
-        let first = {
-            let mut state = self.shared.state.lock();
-            state.collect()?;
-            if state.retired.is_empty() { return Ok(false) } else { state.retired.remove(0) }
-        };
-        // Outside the lock: consumers let go of batches meanwhile.
-        for guard in &first.guards {
-            if let Err(error) = guard.block(&*self.shared.device) {
-                self.shared.state.lock().retired.push(first);
-                return Err(error);
+    /// Waits for a piece to come free, and no longer than `slice`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn wait(&self, slice: Duration) -> Result<Waited> {
+        let until = Instant::now() + slice;
+        loop {
+            let (freed, left) = self.collect(true)?;
+            if freed {
+                return Ok(Waited::Freed);
             }
+            let mut state = self.shared.state.lock();
+            let came_straight = state.let_go_free;
+            if came_straight || Instant::now() >= until {
+                state.let_go_free = false;
+                return Ok(match (came_straight, left) {
+                    (true, _) => Waited::Freed,
+                    (false, 0) => Waited::Held,
+                    (false, _) => Waited::Busy,
+                });
+            }
+            // Events tell nobody when they are done; whoever lets go of a piece does.
+            let next = if left == 0 { until } else { until.min(Instant::now() + LOOK) };
+            self.shared.let_go.wait_until(&mut state, next);
         }
-        let mut state = self.shared.state.lock();
-        state.free_up(first.offset, first.bytes);
-        Ok(true)
     }
 
-    /// Blocks until somebody lets a piece go, and no longer than `slice`. For those to whom [`Self::wait_for_retired`] said false.
-    pub fn wait_for_holders(&self, slice: Duration) {
+    /// Takes back what is done with: whether there was any, and how many pieces are still worked on. With `all`, guards that are no events yet
+    /// become some where they can.
+    fn collect(&self, all: bool) -> Result<(bool, usize)> {
+        let mut retired = std::mem::take(&mut self.shared.state.lock().retired);
+        // Outside the lock: whoever lets go of a piece must not wait for the driver.
+        let mut failed = None;
+        let mut done = Vec::new();
+        retired.retain_mut(|piece| {
+            let passed = if failed.is_none() { self.passed(&mut piece.guards, all) } else { Ok(false) };
+            match passed {
+                Ok(passed) => {
+                    if passed {
+                        done.push((piece.offset, piece.bytes));
+                    }
+                    !passed
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    true
+                }
+            }
+        });
         let mut state = self.shared.state.lock();
-        if state.retired.is_empty() {
-            self.shared.let_go.wait_for(&mut state, slice);
+        done.iter().for_each(|&(offset, bytes)| state.free_up(offset, bytes));
+        let left = retired.len();
+        state.retired.splice(0..0, retired);
+        failed.map_or(Ok((!done.is_empty(), left)), Err)
+    }
+
+    /// True where all are passed; those that are, go.
+    fn passed(&self, guards: &mut Vec<Guard>, all: bool) -> Result<bool> {
+        while let Some(guard) = guards.last_mut() {
+            let settled = all && guard.settle(&self.shared.device)?;
+            match if settled { Ok(true) } else { guard.is_passed() } {
+                Ok(true) => drop(guards.pop()),
+                Ok(false) => return Ok(false),
+                Err(error) if is_final(&error) => return Err(error),
+                // One event that can't be asked must not hold all memory: what it stood for ends with everything.
+                Err(_) => *guard = Guard::Everything,
+            }
         }
+        Ok(true)
     }
 }
 
 impl State {
-    /// Takes back what is done with.
-    fn collect(&mut self) -> Result<()> {
-        let mut at = 0;
-        while at < self.retired.len() {
-            if passed(&mut self.retired[at].guards)? {
-                let done = self.retired.remove(at);
-                self.free_up(done.offset, done.bytes);
-            } else {
-                at += 1;
-            }
-        }
-        Ok(())
-    }
-
     fn free_up(&mut self, offset: u64, bytes: u64) {
         self.used -= bytes;
         let at = self.free.partition_point(|&(start, _)| start < offset);
@@ -205,15 +286,14 @@ impl State {
     }
 }
 
-/// True where all are passed; those that are, go.
-fn passed(guards: &mut Vec<Guard>) -> Result<bool> {
-    while let Some(guard) = guards.last() {
-        if !guard.is_passed()? {
-            return Ok(false);
-        }
-        guards.pop();
-    }
-    Ok(true)
+/// Whether no later call can go better.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::Lost { .. } | Error::Forked { .. } | Error::Ending { .. })
+}
+
+/// What a piece of so many bytes takes.
+fn whole(bytes: u64) -> u64 {
+    bytes.max(1).div_ceil(ALIGNMENT).saturating_mul(ALIGNMENT)
 }
 
 impl DeviceSlab {
@@ -225,6 +305,11 @@ impl DeviceSlab {
     /// Bytes that were asked for.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes that it takes.
+    pub fn taken_bytes(&self) -> u64 {
+        whole(self.len)
     }
 
     /// True where none were.
@@ -245,12 +330,13 @@ impl DeviceSlab {
 
 impl Drop for DeviceSlab {
     fn drop(&mut self) {
-        let bytes = self.len.max(1).div_ceil(ALIGNMENT) * ALIGNMENT;
+        let bytes = self.taken_bytes();
         let guards = std::mem::take(&mut self.guards);
         // No driver call here: whoever drops this may be anywhere.
         let mut state = self.shared.state.lock();
         if guards.is_empty() {
             state.free_up(self.offset, bytes);
+            state.let_go_free = true;
         } else {
             state.retired.push(Retired { offset: self.offset, bytes, guards });
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use forebay_cache::Lease;
-use forebay_gpu::{DeviceSlab, Event, Guard, Slot, Staging, Stream};
+use forebay_gpu::{DeviceSlab, Event, Guard, Staging, Stream, Waited};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -23,17 +23,6 @@ const SLICE: Duration = Duration::from_millis(100);
 /// A batch on its way to the device, with its place among those ahead of the consumer.
 pub(crate) type Moving = (Made, Option<OwnedSemaphorePermit>);
 
-/// Bytes of an array, or of a part of one that is on its way.
-struct HostBytes(Lease);
-
-// SAFETY: a lease keeps its bytes where they are, and nobody writes to them.
-#[allow(unsafe_code)]
-unsafe impl Slot for HostBytes {
-    fn parts(&self) -> Vec<&[u8]> {
-        vec![&self.0]
-    }
-}
-
 /// The thread's state.
 pub(crate) struct Mover {
     place: Arc<DevicePlace>,
@@ -42,6 +31,8 @@ pub(crate) struct Mover {
     kernels: Stream,
     arriving: mpsc::Receiver<Moving>,
     ready: Arc<Ready>,
+    /// Bytes that the batch at hand has of the device's memory.
+    taken: u64,
     shop: Arc<Workshop>,
 }
 
@@ -54,7 +45,8 @@ impl Mover {
         arriving: mpsc::Receiver<Moving>,
     ) -> Result<()> {
         let (staging, kernels) = (Staging::new(&place.device)?, Stream::new(&place.device)?);
-        let mover = Self { place: place.clone(), staging, kernels, arriving, ready: ready.clone(), shop };
+        let mover =
+            Self { place: place.clone(), staging, kernels, arriving, ready: ready.clone(), taken: 0, shop };
         let run = move || {
             // A bug ends the epoch with an error, never in silence.
             let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run()));
@@ -72,6 +64,9 @@ impl Mover {
 
     fn run(mut self) {
         while let Some((made, permit)) = self.next() {
+            if self.ready.is_left() {
+                break;
+            }
             let moved = made.and_then(|(batch, after)| Ok((self.batch(batch)?, after)));
             let failed = moved.is_err();
             self.ready.put(moved, permit);
@@ -99,6 +94,7 @@ impl Mover {
     /// A batch whose arrays are on the device, or on their way there.
     fn batch(&mut self, batch: Batch) -> Result<Batch> {
         self.staging.collect()?;
+        self.taken = 0;
         let columns = batch.columns.into_iter().map(|(name, column)| {
             Ok(match column {
                 Column::Dense(array) => {
@@ -113,18 +109,18 @@ impl Mover {
     }
 
     fn array(&mut self, name: &str, array: Array) -> Result<DeviceArray> {
-        let mut to = [self.room(array.data.len() as u64, name)?];
-        self.place.copied_bytes.fetch_add(array.data.len() as u64, Relaxed);
+        let mut to = self.room(array.data.len() as u64, name)?;
+        let bytes = array.data.len() as u64;
         let ready = if self.place.arena().contains(&array.data) {
-            self.staging.copy(Box::new(HostBytes(array.data)), &mut to)?
+            self.staging.copy(array.data, &mut to, 0)?
         } else {
-            self.bounced(&array.data, &mut to)?
+            self.bounced(array.data, &mut to)?
         };
-        let [slab] = to;
+        self.place.copied_bytes.fetch_add(bytes, Relaxed);
         let convert =
             self.place.conversions.iter().find(|(field, _)| field == name).map(|(_, convert)| convert);
         let Some(convert) = convert else {
-            let memory = Arc::new(Resident::new(slab, ready, None, self.place.ground.clone()));
+            let memory = Arc::new(Resident::new(to, ready, None, self.place.ground.clone()));
             return Ok(DeviceArray {
                 dtype: array.dtype,
                 shape: array.shape,
@@ -135,13 +131,13 @@ impl Mover {
         let pixels = Pixels::new(&array.shape, convert)?;
         let (dtype, (shape, strides)) = (convert.dtype.dtype(), pixels.form());
         let memory = if self.place.into_consumers {
-            Resident::new(slab, ready, Some(pixels), self.place.ground.clone())
+            Resident::new(to, ready, Some(pixels), self.place.ground.clone())
         } else if pixels.convert.is_plain() {
             // Only the names of the dimensions change.
-            Resident::new(slab, ready, None, self.place.ground.clone())
+            Resident::new(to, ready, None, self.place.ground.clone())
         } else {
-            let (slab, ready) = self.converted(&pixels, slab, &ready, name)?;
-            Resident::new(slab, ready, None, self.place.ground.clone())
+            let (to, ready) = self.converted(&pixels, to, &ready, name)?;
+            Resident::new(to, ready, None, self.place.ground.clone())
         };
         Ok(DeviceArray { dtype, shape, strides, memory: Arc::new(memory) })
     }
@@ -162,49 +158,68 @@ impl Mover {
         for slab in [&mut from, &mut to] {
             slab.guard(done.as_ref().map_or(Guard::Everything, |done| Guard::Event(done.clone())));
         }
+        self.taken -= from.taken_bytes();
         started?;
         Ok((to, done?))
     }
 
     /// Copies bytes of the heap over pinned memory, piece by piece.
-    fn bounced(&mut self, bytes: &[u8], to: &mut [DeviceSlab; 1]) -> Result<Arc<Event>> {
-        let mut ready = None;
-        let mut offset = 0;
+    fn bounced(&mut self, bytes: Lease, to: &mut DeviceSlab) -> Result<Arc<Event>> {
+        let ground = self.place.ground.clone();
+        let (mut ready, mut offset) = (None, 0);
         for piece in bytes.chunks(BOUNCE_PIECE) {
             let mut slab = loop {
                 self.staging.collect()?;
-                if let Some(slab) = self.place.ground.bounce.try_allocate(BOUNCE_PIECE) {
+                if let Some(slab) = ground.bounce.try_allocate(BOUNCE_PIECE) {
                     break slab;
                 }
                 if !self.staging.wait_for_one()? {
                     // Somebody else copies to the host over it.
-                    break self.place.session.block_on(self.place.ground.bounce.allocate(BOUNCE_PIECE))?;
+                    break self.place.session.block_on(ground.bounce.allocate(BOUNCE_PIECE))?;
                 }
             };
             slab[..piece.len()].copy_from_slice(piece);
-            let part = slab.freeze().slice(0..piece.len());
-            ready = Some(self.staging.copy_at(Box::new(HostBytes(part)), to, offset)?);
+            ready = Some(self.staging.copy(slab.freeze().slice(0..piece.len()), to, offset)?);
             offset += piece.len() as u64;
         }
         match ready {
             Some(ready) => Ok(ready),
-            None => Ok(self.staging.copy(Box::new(HostBytes(Lease::from_vec(Vec::new()))), to)?),
+            // There are none, and the event is still wanted.
+            None => Ok(self.staging.copy(bytes, to, 0)?),
         }
     }
 
     /// Memory of the device: what is free, else what consumers are done with, else what they let go.
     fn room(&mut self, bytes: u64, name: &str) -> Result<DeviceSlab> {
-        let _inside = self.shop.gauges.enter(Stage::Device);
+        let (memory, gauges) = (self.place.ground.memory.clone(), self.shop.gauges.clone());
+        // Kept over several looks: leaving the stage counts as progress, and there is none while the consumer holds everything.
+        let mut held = None;
         loop {
-            if let Some(slab) = self.place.ground.memory.take(bytes, &format!("field {name:?}"))? {
+            if let Some(slab) = memory.take(bytes, &format!("field {name:?}"))? {
+                self.taken += slab.taken_bytes();
                 return Ok(slab);
             }
             self.staging.collect()?;
-            if !self.place.ground.memory.wait_for_retired()? {
-                if self.ready.is_left() {
-                    return Err(Error::Closed);
+            let waited = memory.wait(SLICE)?;
+            match waited {
+                Waited::Freed => continue,
+                Waited::Busy => held = None,
+                Waited::Held => held = held.or_else(|| Some(gauges.enter(Stage::Device))),
+            }
+            if self.ready.is_left() {
+                return Err(Error::Closed);
+            }
+            let (used_bytes, _) = memory.used_bytes();
+            if waited == Waited::Held && used_bytes == self.taken {
+                return Err(forebay_gpu::Error::OverBudget {
+                    device: self.place.device.facts().name.clone(),
+                    what: format!("field {name:?}, behind the batch's other columns,"),
+                    wanted_bytes: bytes,
+                    limit_bytes: memory.limit_bytes(),
+                    used_bytes,
+                    advice: "raise gpu_memory_limit, or lower batch_size",
                 }
-                self.place.ground.memory.wait_for_holders(SLICE);
+                .into());
             }
         }
     }

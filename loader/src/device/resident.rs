@@ -57,6 +57,18 @@ pub struct Export {
     consumer: Consumer,
 }
 
+/// Guards that are kept before those that are passed are looked for: a column that is kept may be exported for ever.
+const MANY_GUARDS: usize = 16;
+
+impl Used {
+    fn push(&mut self, guard: Guard) {
+        if self.guards.len() >= MANY_GUARDS {
+            self.guards.retain(|guard| !guard.is_passed().unwrap_or(false));
+        }
+        self.guards.push(guard);
+    }
+}
+
 impl Resident {
     pub(super) fn new(
         slab: DeviceSlab,
@@ -131,9 +143,11 @@ impl Resident {
         Ok(())
     }
 
-    /// The column's address goes to somebody whose streams are unknown.
-    pub fn expose(&self) {
+    /// The column's address goes to somebody whose streams are unknown; the legacy default stream waits for the copy.
+    pub fn expose(&self) -> Result<()> {
         self.used.lock().anywhere = true;
+        self.check_stream(RawStream::LEGACY)?;
+        Ok(self.ready.wait_on(RawStream::LEGACY)?)
     }
 
     fn check_stream(&self, stream: RawStream) -> Result<()> {
@@ -168,32 +182,34 @@ impl Resident {
             // to while it lives.
             let started = unsafe { device.copy_out(at, slab.as_mut_ptr(), part.len(), stream.raw()) };
             let done = Event::record(device, stream.raw()).and_then(|event| event.block());
-            if let Err(error) = started.and(done) {
+            if let Err(error) = done {
+                // Nobody can say whether the device still writes to it.
                 std::mem::forget(slab);
                 return Err(error.into());
             }
+            started?;
             part.copy_from_slice(&slab[..part.len()]);
             at = at.offset(part.len() as u64);
         }
         Ok(host)
     }
 
-    /// What stands for the work that a stream has queued now.
+    /// What stands for the work that a stream has queued now. Never anything that all of the device hears of: this runs wherever a consumer
+    /// lets go, perhaps while it captures a graph.
     fn guard_on(&self, stream: RawStream) -> Guard {
-        let device = self.device();
-        // The default stream of a thread is another one wherever this runs; one that is captured can't be recorded on; one that is gone
-        // is refused.
-        let known = stream != RawStream::PER_THREAD && matches!(device.capture_of(stream), Ok(Capture::None));
-        match known.then(|| Event::record(device, stream)) {
-            Some(Ok(event)) => Guard::Event(Arc::new(event)),
-            _ => self.guard_everywhere(),
+        // The default stream of a thread is another one wherever this runs.
+        if stream == RawStream::PER_THREAD {
+            return Guard::Everything;
         }
-    }
-
-    fn guard_everywhere(&self) -> Guard {
-        match Event::record_all(self.device()) {
-            Ok(Some(event)) => Guard::Event(Arc::new(event)),
-            _ => Guard::Everything,
+        match self.device().capture_of(stream) {
+            Ok(Capture::Active) => Guard::Stream(stream),
+            Ok(Capture::None) => match Event::record(self.device(), stream) {
+                Ok(event) => Guard::Event(Arc::new(event)),
+                // Its capture began just now, perhaps.
+                Err(_) => Guard::Stream(stream),
+            },
+            // It is gone.
+            Err(_) => Guard::Everything,
         }
     }
 }
@@ -202,7 +218,7 @@ impl Drop for Resident {
     fn drop(&mut self) {
         let Used { guards, streams, anywhere } = std::mem::take(self.used.get_mut());
         let named: Vec<Guard> = streams.into_iter().map(|stream| self.guard_on(stream)).collect();
-        let everywhere = anywhere.then(|| self.guard_everywhere());
+        let everywhere = anywhere.then_some(Guard::Everything);
         guards.into_iter().chain(named).chain(everywhere).for_each(|guard| self.slab.guard(guard));
     }
 }
@@ -234,8 +250,8 @@ impl Drop for Export {
             _ if mutant::is(Mutant::OneGuard) && !self.resident.used.lock().guards.is_empty() => return,
             _ if mutant::is(Mutant::GuardOnOurs) => Guard::Event(self.resident.ready.clone()),
             Consumer::Stream(stream) => self.resident.guard_on(stream),
-            Consumer::Unknown => self.resident.guard_everywhere(),
+            Consumer::Unknown => Guard::Everything,
         };
-        self.resident.used.lock().guards.push(guard);
+        self.resident.used.lock().push(guard);
     }
 }
