@@ -35,6 +35,13 @@ class Batch(Columns):
         super().__init__(columns)
         self.epoch, self.index, self.valid, self.samples = epoch, index, valid, samples
 
+    def record_stream(self, stream: Any) -> None:
+        """Every column's memory on a device is not used again before what is queued on this stream when it is let go; see
+        `DeviceArray.record_stream`."""
+        for column in self.values():
+            if hasattr(column, "record_stream"):
+                column.record_stream(stream)
+
     def __repr__(self) -> str:
         columns = ", ".join(f"{name!r}: {_short(value)}" for name, value in self.items())
         return f"Batch(epoch={self.epoch}, index={self.index}, valid={self.valid}, {{{columns}}})"

@@ -104,8 +104,8 @@ class DeviceArray:
         """As torch writes it: "cuda:0"."""
 
     def record_stream(self, stream: Any) -> None:
-        """The memory is not used again before what is queued on this stream, given as its handle or as torch's object, when the
-        array is let go."""
+        """The memory is not used again before what is queued on this stream when the array is let go. A stream of torch or CuPy,
+        one with `__cuda_stream__`, or its handle."""
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]: ...
@@ -224,8 +224,8 @@ class Loader:
     def write_trace(self) -> None:
         """Writes what was recorded, where that was asked for. For a closed loader."""
 
-def count_devices() -> int:
-    """CUDA devices that this process sees; 0 without a driver, or with one that is too old."""
+def count_devices() -> tuple[int, str | None]:
+    """CUDA devices that this process sees, and why there are none where it sees none."""
 
 def end_devices() -> None:
     """Ends all use of devices, at exit: batches that are still held keep their memory until the process is gone."""

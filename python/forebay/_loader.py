@@ -110,6 +110,10 @@ class DataLoader:
         self._json = [name for name, field in self._fields.items() if isinstance(field, Json)]
         rank, world_size = _place(rank, world_size, self._default_place())
         place = _device(device)
+        if place is None and gpu_memory_limit is not None and device != "auto":
+            raise ConfigError(
+                f"gpu_memory_limit={gpu_memory_limit!r}: batches stay in host memory with device={device!r}"
+            )
         self._core = _forebay.Loader(
             _sources(urls),
             fields=as_json(self._fields),
@@ -372,7 +376,12 @@ def _device(device: Any) -> str | None:
     if device == "cpu":
         return None
     if device == "auto":
-        return "cuda" if _forebay.count_devices() else None
+        count, why = _forebay.count_devices()
+        if why is not None:
+            import logging
+
+            logging.getLogger("forebay").info('device="auto" is host memory: %s', why)
+        return "cuda" if count else None
     if isinstance(device, str) and device.split(":")[0] == "cuda":
         return device
     raise ConfigError(f'device={device!r}: give "cpu", "cuda", "cuda:1", "cuda:GPU-..." with a UUID, or "auto"')

@@ -6,8 +6,7 @@
 
 use forebay_gpu::{Address, RawStream};
 use forebay_loader::batch::DeviceArray as Data;
-use forebay_loader::device::{Consumer, Export};
-use parking_lot::Mutex;
+use forebay_loader::device::Consumer;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -24,13 +23,11 @@ use crate::fork::Owned;
 #[pyclass(frozen, module = "forebay._forebay")]
 pub(crate) struct DeviceArray {
     data: Owned<Data>,
-    /// What `__cuda_array_interface__` has given away lives as long as this.
-    exposed: Mutex<Option<Owned<Export>>>,
 }
 
 impl DeviceArray {
     pub(crate) fn new(data: Data) -> Self {
-        Self { data: Owned::new(data), exposed: Mutex::default() }
+        Self { data: Owned::new(data) }
     }
 
     fn data(&self, py: Python<'_>) -> PyResult<&Data> {
@@ -52,6 +49,23 @@ fn consumer(stream: Option<&Bound<'_, PyAny>>) -> PyResult<Consumer> {
             .map(|handle| Consumer::Stream(RawStream(handle)))
             .map_err(|_| wrong("no stream has a negative handle, and -1 asks for no waiting")),
         Err(_) => Err(wrong("pass the stream's handle as an int, None for the legacy default stream, or -1")),
+    }
+}
+
+/// The stream that somebody names: an object of a framework's, whose 0 is the legacy default stream, or a handle.
+fn named_stream(stream: &Bound<'_, PyAny>) -> PyResult<RawStream> {
+    let framework = match stream.getattr("__cuda_stream__") {
+        Ok(protocol) => Some(protocol.call0()?.get_item(1)?),
+        Err(_) => ["cuda_stream", "ptr"].iter().find_map(|name| stream.getattr(*name).ok()),
+    };
+    if let Some(handle) = framework {
+        let handle: u64 = handle.extract()?;
+        return Ok(if handle == 0 { RawStream::LEGACY } else { RawStream(handle) });
+    }
+    match consumer(Some(stream)) {
+        Ok(Consumer::Stream(stream)) => Ok(stream),
+        Ok(Consumer::Unknown) => Err(PyValueError::new_err("record_stream: -1 names no stream")),
+        Err(error) => Err(PyValueError::new_err(error.value(stream.py()).to_string())),
     }
 }
 
@@ -105,45 +119,28 @@ impl DeviceArray {
     /// As torch writes it: "cuda:0".
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<String> {
-        let (kind, number) = self.place(py)?;
-        Ok(if kind == dlpack::CPU.0 { "cpu".into() } else { format!("cuda:{number}") })
+        let (_, number) = self.place(py)?;
+        Ok(format!("cuda:{number}"))
     }
 
-    /// The memory is not used again before what is queued on this stream, given as its handle, when the array is let go.
+    /// The memory is not used again before what is queued on this stream when the array is let go. A stream of torch or CuPy, one with
+    /// `__cuda_stream__`, or its handle.
     fn record_stream(&self, py: Python<'_>, stream: &Bound<'_, PyAny>) -> PyResult<()> {
-        let handle = match stream.getattr("cuda_stream") {
-            Ok(handle) => handle,
-            Err(_) => stream.clone(),
-        };
-        match consumer(Some(&handle)) {
-            Ok(Consumer::Stream(stream)) => check(py, self.data(py)?.memory.record_stream(stream)),
-            Ok(Consumer::Unknown) => Err(PyValueError::new_err("record_stream: -1 names no stream")),
-            Err(error) => Err(PyValueError::new_err(error.value(py).to_string())),
-        }
+        let stream = named_stream(stream)?;
+        let memory = self.data(py)?.memory.clone();
+        check(py, py.detach(move || memory.record_stream(stream)))
     }
 
     /// Address, shape and strides for CuPy, Numba and others, version 3. The legacy default stream waits for the array.
     #[getter]
     fn __cuda_array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let data = self.data(py)?;
-        let Some(typestr) =
-            data.dtype.typestr().filter(|_| self.place(py).is_ok_and(|(kind, _)| kind != dlpack::CPU.0))
-        else {
-            let what = format!(
-                "no __cuda_array_interface__ of {} on {}: take the array by DLPack",
-                data.dtype,
-                self.device(py)?
-            );
+        let Some(typestr) = data.dtype.typestr() else {
+            let what = format!("no __cuda_array_interface__ of {}: take the array by DLPack", data.dtype);
             return Err(pyo3::exceptions::PyAttributeError::new_err(what));
         };
-        if self.exposed.lock().is_none() {
-            data.memory.expose();
-            let memory = data.memory.clone();
-            // Not under the lock: another thread may ask meanwhile, with the interpreter's lock in its hands.
-            let export = py.detach(move || memory.export(Consumer::Stream(RawStream::LEGACY)));
-            let export = Owned::new(check(py, export)?);
-            drop(self.exposed.lock().replace(export));
-        }
+        let memory = data.memory.clone();
+        check(py, py.detach(move || memory.expose()))?;
         let interface = PyDict::new(py);
         interface.set_item("version", 3)?;
         interface.set_item("shape", PyTuple::new(py, &data.shape)?)?;
@@ -179,7 +176,7 @@ impl DeviceArray {
                 Some(copy.is_truthy().map_err(|_| PyBufferError::new_err("copy: give True, False or None"))?)
             }
         };
-        if device == dlpack::CPU && here != dlpack::CPU {
+        if device == dlpack::CPU {
             if stream.is_some_and(|stream| !stream.is_none()) {
                 return Err(PyBufferError::new_err(
                     "dl_device is host memory, which has no stream: pass stream=None",
@@ -191,8 +188,7 @@ impl DeviceArray {
                 ));
             }
             let memory = data.memory.clone();
-            let bytes = check(py, py.detach(move || memory.to_host()))?;
-            let keep = copy_of(&bytes);
+            let keep = check(py, py.detach(move || memory.to_host().map(|bytes| copy_of(&bytes))))?;
             return offer(py, data, keep.as_ptr().expose_provenance(), dlpack::CPU, true, keep, max_version);
         }
         if device != here {
@@ -282,10 +278,14 @@ fn buffer_error(py: Python<'_>, error: &forebay_loader::Error) -> PyErr {
     theirs
 }
 
-/// CUDA devices that this process sees; 0 without a driver, or with one that is too old.
+/// CUDA devices that this process sees, and why there are none where it sees none.
 #[pyfunction]
-pub(crate) fn count_devices(py: Python<'_>) -> u32 {
-    py.detach(|| forebay_gpu::cuda::CudaDevice::count().unwrap_or(0))
+pub(crate) fn count_devices(py: Python<'_>) -> (u32, Option<String>) {
+    match py.detach(forebay_gpu::cuda::CudaDevice::count) {
+        Ok(0) => (0, Some("the driver sees no device".into())),
+        Ok(count) => (count, None),
+        Err(error) => (0, Some(error.to_string())),
+    }
 }
 
 /// Ends all use of devices, at exit: batches that are still held keep their memory until the process is gone.

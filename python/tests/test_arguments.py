@@ -39,6 +39,7 @@ from forebay._sizes import parse
         ({"device": "tpu"}, 'give "cpu", "cuda"'),
         ({"device": "cuda:first"}, "cuda:N with the device's number"),
         ({"device": "cuda", "gpu_memory_limit": "much"}, "gpu_memory_limit"),
+        ({"gpu_memory_limit": "1GB"}, "batches stay in host memory"),
         ({"cache_dir": 3}, "cache_dir=3"),
         ({"cache_limit": "20 parsecs"}, '"500GiB"'),
         ({"cache_limit": -5}, "cache_limit=-5"),
@@ -59,7 +60,7 @@ def test_bad_arguments(dataset: Dataset, open_loader: OpenLoader, arguments: dic
     assert says in str(caught.value)
 
 
-@pytest.mark.skipif(forebay._forebay.count_devices() > 0, reason="there is a GPU")
+@pytest.mark.skipif(forebay._forebay.count_devices()[0] > 0, reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_without_a_driver_a_gpu_is_a_clear_error_and_auto_is_host_memory(
     dataset: Dataset, open_loader: OpenLoader, device: str

@@ -327,7 +327,6 @@ def test_a_stream_under_capture_is_left_alone(
         loader.close()
 
 
-@pytest.mark.xfail(reason="the event of everything that stands for it ends the capture", strict=True)
 def test_what_is_let_go_in_a_capture_of_its_stream_is_used_again_behind_it(
     dataset: Dataset, open_loader: OpenLoader, driver: Simulator, consumer: Consumer
 ) -> None:

@@ -221,7 +221,9 @@ def test_a_stream_is_recorded_as_a_handle_or_as_torchs(
     stream = consumer.stream()
     image.record_stream(stream)
     image.record_stream(TorchStream(stream))
-    for wrong in (0, -1, -7, "x", None, 1.5, TorchStream(0)):
+    # torch's default stream.
+    image.record_stream(TorchStream(0))
+    for wrong in (0, -1, -7, "x", None, 1.5):
         if wrong is not None:
             with pytest.raises(ValueError, match=r"."):
                 image.record_stream(wrong)
