@@ -6,7 +6,7 @@ use super::limits::Limits;
 use super::orientation::{Orientation, Rect, Size};
 use super::resize::{self, View};
 use super::stored::Work;
-use super::{Converter, Decoder, ImageOut, Tools, finish, scratch};
+use super::{Converter, Decoder, ImageOut, Tools, finish};
 use crate::field::{Interpolation, ResizeTo, Transform};
 
 /// An image's transforms in two parts. What the first one makes is the same in every epoch, and may be kept; the second one begins with
@@ -101,24 +101,15 @@ impl Decoder {
         slot: &mut [u8],
     ) -> Result<Geometry> {
         let Some(converter) = converter else { return self.again(pixels, size, steps, draws, slot) };
-        let length = slot.len() / converter.number_bytes();
-        self.limits.check_bytes("the output", length as u64)?;
-        let mut finished = std::mem::take(&mut self.buffers.finished);
-        scratch::grow(&mut finished, length);
-        // Held beside what the transforms take.
-        let allowed = self.limits.max_decode_bytes;
-        self.limits.max_decode_bytes = allowed - length as u64;
-        let result = self.again(pixels, size, steps, draws, &mut finished[..length]);
-        self.limits.max_decode_bytes = allowed;
-        let more = |bytes| bytes + length as u64;
-        let result =
-            result.map_err(|error| DecodeError { needs_bytes: error.needs_bytes.map(more), ..error });
-        if result.is_ok() {
-            converter.convert(&finished[..length], slot);
-        }
-        self.buffers.finished = finished;
-        self.trim();
-        result
+        self.through(converter, slot, |decoder, finished| {
+            // Held beside what the transforms take.
+            let (beside, allowed) = (finished.len() as u64, decoder.limits.max_decode_bytes);
+            decoder.limits.max_decode_bytes = allowed - beside;
+            let result = decoder.again(pixels, size, steps, draws, finished);
+            decoder.limits.max_decode_bytes = allowed;
+            let more = |bytes| bytes + beside;
+            result.map_err(|error| DecodeError { needs_bytes: error.needs_bytes.map(more), ..error })
+        })
     }
 
     /// Makes a mask of kept class indexes, with the geometry of its image's kept pixels.

@@ -182,12 +182,24 @@ impl Decoder {
         converter: &Converter,
         slot: &mut [u8],
     ) -> Result<Decoded> {
+        self.through(converter, slot, |decoder, pixels| {
+            let beside = pixels.len() as u64;
+            decoder.image_beside(beside, bytes, transforms, mode, draws, ImageOut::Slot(pixels))
+        })
+    }
+
+    /// Has an image's pixels made in memory that is kept from image to image, and converts them into `slot`.
+    fn through<T>(
+        &mut self,
+        converter: &Converter,
+        slot: &mut [u8],
+        make: impl FnOnce(&mut Self, &mut [u8]) -> Result<T>,
+    ) -> Result<T> {
         let length = slot.len() / converter.number_bytes();
         self.limits.check_bytes("the output", length as u64)?;
         let mut finished = std::mem::take(&mut self.buffers.finished);
         scratch::grow(&mut finished, length);
-        let pixels = ImageOut::Slot(&mut finished[..length]);
-        let result = self.image_beside(length as u64, bytes, transforms, mode, draws, pixels);
+        let result = make(self, &mut finished[..length]);
         if result.is_ok() {
             converter.convert(&finished[..length], slot);
         }
