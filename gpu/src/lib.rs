@@ -10,6 +10,7 @@ pub mod cuda;
 pub mod device;
 mod error;
 pub mod host;
+mod in_flight;
 pub mod memory;
 pub mod mutant;
 mod pinned;
@@ -21,6 +22,7 @@ pub use device::{Address, Device, Event, Facts, RawStream, Stream, launch};
 pub use forebay_kernels as kernels;
 
 pub use error::{Error, Result};
+pub use in_flight::InFlight;
 pub use memory::{DeviceMemory, DeviceSlab, Guard, Waited};
 pub use pinned::Pinned;
 pub use staging::Staging;

@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Pieces begin at multiples of this: what cuMemAlloc promises, enough for every vector load.
 const ALIGNMENT: u64 = 512;
 
+/// Guards of a piece before those that are passed are looked for: one that is kept is worked on again and again.
+const MANY_GUARDS: usize = 16;
+
 /// What stands between a piece and its next use.
 #[derive(Clone, Debug)]
 pub enum Guard {
@@ -324,6 +327,9 @@ impl DeviceSlab {
 
     /// The piece is not used again before this.
     pub fn guard(&mut self, guard: Guard) {
+        if self.guards.len() >= MANY_GUARDS {
+            self.guards.retain(|guard| !guard.is_passed().unwrap_or(false));
+        }
         self.guards.push(guard);
     }
 }

@@ -3,13 +3,13 @@
 //! A slot of host memory is free, then filled by decoders, then in flight, then free again. It leaves the last state only when the device says
 //! that the copy is done: [`Staging`] owns it until then, whatever becomes of those who wait for the copy.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use forebay_cache::Lease;
 
-use crate::device::{Device, Event, Stream};
+use crate::device::{Address, Device, Event, Stream};
 use crate::error::Result;
+use crate::in_flight::InFlight;
 use crate::memory::{DeviceSlab, Guard};
 use crate::mutant::{self, Mutant};
 
@@ -18,20 +18,14 @@ use crate::mutant::{self, Mutant};
 pub struct Staging {
     device: Arc<dyn Device>,
     stream: Stream,
-    in_flight: VecDeque<InFlight>,
-}
-
-/// Host bytes that the device may still read.
-#[derive(Debug)]
-struct InFlight {
-    until: Guard,
-    bytes: Lease,
+    /// Host bytes that the device may still read.
+    in_flight: InFlight<Lease>,
 }
 
 impl Staging {
     /// A stream for copies.
     pub fn new(device: &Arc<dyn Device>) -> Result<Self> {
-        Ok(Self { stream: Stream::new(device)?, device: device.clone(), in_flight: VecDeque::new() })
+        Ok(Self { stream: Stream::new(device)?, device: device.clone(), in_flight: InFlight::new(device) })
     }
 
     /// Starts to copy host bytes to `offset` bytes behind the start of a target, and keeps them until that is done. The event stands behind the
@@ -39,7 +33,6 @@ impl Staging {
     ///
     /// # Errors
     /// The driver's. What was started is finished, and the bytes kept until it is.
-    #[allow(unsafe_code)]
     pub fn copy(&mut self, bytes: Lease, to: &mut DeviceSlab, offset: u64) -> Result<Arc<Event>> {
         assert!(
             offset + bytes.len() as u64 <= to.len(),
@@ -48,53 +41,37 @@ impl Staging {
             to.len()
         );
         let early = mutant::is(Mutant::EventEarly).then(|| Event::record(&self.device, self.stream.raw()));
-        let (from, at) = (bytes.as_ptr(), to.address().offset(offset));
-        // SAFETY: the lease keeps the bytes in place and unwritten, and `in_flight` the lease, until the stream has done this; the target is
-        // the caller's, and guarded by an event behind this.
-        let started = unsafe { self.device.copy_in(from, at, bytes.len(), self.stream.raw()) };
+        let started = self.start(&bytes, to.address().offset(offset));
         let copied = early.unwrap_or_else(|| Event::record(&self.device, self.stream.raw())).map(Arc::new);
         // Where there is no event, nobody can say when the device has done with them, but that it is when it has done everything.
         let until = copied.as_ref().map_or(Guard::Everything, |copied| Guard::Event(copied.clone()));
         to.guard(until.clone());
         if !mutant::is(Mutant::SlotEarly) {
-            self.in_flight.push_back(InFlight { until, bytes });
+            self.in_flight.push(until, bytes);
         }
         started.and(copied)
     }
 
+    #[allow(unsafe_code)]
+    fn start(&self, bytes: &Lease, to: Address) -> Result<()> {
+        // SAFETY: `copy` keeps the lease, and with it the bytes in place and unwritten, until the stream has done this; the target is the
+        // caller's, and guarded by an event behind this.
+        unsafe { self.device.copy_in(bytes.as_ptr(), to, bytes.len(), self.stream.raw()) }
+    }
+
     /// Lets go of slots whose copies are done. Never blocks.
     pub fn collect(&mut self) -> Result<()> {
-        while let Some(first) = self.in_flight.front() {
-            if !first.until.is_passed()? {
-                break;
-            }
-            self.in_flight.pop_front();
-        }
-        Ok(())
+        self.in_flight.collect()
     }
 
     /// Blocks until the oldest copy is done; false where none is under way.
     pub fn wait_for_one(&mut self) -> Result<bool> {
-        let Some(first) = self.in_flight.front() else { return Ok(false) };
-        first.until.block(&*self.device)?;
-        self.in_flight.pop_front();
-        Ok(true)
+        self.in_flight.wait_for_one()
     }
 
     /// Copies under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        for InFlight { until, bytes } in self.in_flight.drain(..) {
-            if let Err(error) = until.block(&*self.device) {
-                tracing::debug!(%error, "host bytes may still be read by the device: they stay the process's until its end");
-                std::mem::forget(bytes);
-            }
-        }
     }
 }
 
