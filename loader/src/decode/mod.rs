@@ -38,6 +38,7 @@ pub use error::{DecodeError, Result};
 pub use geometry::{Draws, Geometry, fixed_output, resolve};
 pub use limits::Limits;
 pub use orientation::Size;
+pub use stored::Cut;
 
 use crate::field::{DecodeMode, Transform};
 use formats::Format;

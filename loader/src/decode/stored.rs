@@ -158,32 +158,8 @@ fn nearest(from: u32, to: u32) -> Vec<u32> {
 
 impl Resize {
     fn new(stage: &Stage, filter: Filter, orientation: Orientation) -> Self {
-        // Mirroring before a symmetric kernel equals mirroring after it, of the mirrored window.
-        let mut window = stage.window;
-        if stage.mirror_first {
-            window.x = i64::from(stage.scaled.width) - window.x - i64::from(window.size.width);
-        }
-        let crop = orientation.to_stored(
-            Window { x: i64::from(stage.crop.x), y: i64::from(stage.crop.y), size: stage.crop.size() },
-            stage.input,
-        );
-        let window = orientation.to_stored(window, stage.scaled);
-        let scaled = orientation.size(stage.scaled);
-        Self {
-            // Inside the upright picture, hence inside the stored one.
-            crop: Rect {
-                x: crop.x as u32,
-                y: crop.y as u32,
-                width: crop.size.width,
-                height: crop.size.height,
-            },
-            scaled,
-            filter,
-            window,
-            kept: overlap(window, scaled),
-            turn: orientation.mirrored(stage.mirror_first ^ stage.mirror),
-            columns_first: columns_first(stage.crop.size(), stage.scaled) ^ orientation.transpose,
-        }
+        let Cut { crop, scaled, window, turn, columns_first } = Cut::new(stage, orientation);
+        Self { crop, scaled, filter, window, kept: overlap(window, scaled), turn, columns_first }
     }
 
     /// What it needs of the stored image, and the kernel's place in that.
@@ -232,6 +208,47 @@ impl Resize {
     /// Whether the kept pixels are the output, but for mirrorings.
     pub(super) fn is_direct(&self) -> bool {
         !self.turn.transpose && self.kept.is_some_and(|kept| kept.size() == self.window.size)
+    }
+}
+
+/// A stage on an upright picture in the words of the picture as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// What is taken of it.
+    pub crop: Rect,
+    /// What that is resized to.
+    pub scaled: Size,
+    /// What is kept of the resized crop; zeros where it reaches beyond.
+    pub window: Window,
+    /// From that to the upright output.
+    pub turn: Orientation,
+    /// Whether a resize combines stored columns before stored rows.
+    pub columns_first: bool,
+}
+
+impl Cut {
+    /// The cut of a picture that is stored in this orientation.
+    pub fn new(stage: &Stage, orientation: Orientation) -> Self {
+        // Mirroring before a symmetric kernel equals mirroring after it, of the mirrored window.
+        let mut window = stage.window;
+        if stage.mirror_first {
+            window.x = i64::from(stage.scaled.width) - window.x - i64::from(window.size.width);
+        }
+        let crop = Window { x: stage.crop.x.into(), y: stage.crop.y.into(), size: stage.crop.size() };
+        let crop = orientation.to_stored(crop, stage.input);
+        Self {
+            // Inside the upright picture, hence inside the stored one.
+            crop: Rect {
+                x: crop.x as u32,
+                y: crop.y as u32,
+                width: crop.size.width,
+                height: crop.size.height,
+            },
+            scaled: orientation.size(stage.scaled),
+            window: orientation.to_stored(window, stage.scaled),
+            turn: orientation.mirrored(stage.mirror_first ^ stage.mirror),
+            columns_first: columns_first(stage.crop.size(), stage.scaled) ^ orientation.transpose,
+        }
     }
 }
 
