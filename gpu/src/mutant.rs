@@ -48,6 +48,10 @@ mutants! {
     ModeLeft = "mode-left",
     /// A stream that is being captured is taken for any other.
     CaptureIgnored = "capture-ignored",
+    /// Kernels don't wait for the samples of the tier that they read.
+    TierNoWait = "tier-no-wait",
+    /// Another sample may take a sample's place while kernels read it.
+    TierEarly = "tier-early",
 }
 
 /// Whether this process has this bug.

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::catalog::{Catalog, discover};
-use crate::decoded::Decoded;
+use crate::decoded::Nearest;
 use crate::device::{DevicePlace, Mover};
 use crate::error::Result;
 use crate::field::FieldKind;
@@ -52,8 +52,8 @@ pub(crate) struct Workplace {
     pub(crate) session: Arc<Session>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: Arc<SampleDecoder>,
-    /// Decoded samples that are kept; none where nobody asked for that.
-    pub(crate) decoded: Option<Arc<Decoded>>,
+    /// Decoded samples that are kept.
+    pub(crate) nearest: Nearest,
     pub(crate) layout: Arc<Layout>,
     pub(crate) batches: Region,
     pub(crate) reads: Region,
@@ -79,7 +79,7 @@ impl Workplace {
     pub(crate) fn close(&self, over: Option<Over>) {
         self.batches.close();
         self.reads.close();
-        self.decoded.iter().for_each(|decoded| decoded.close());
+        self.nearest.close();
         self.values.budget.close();
         self.large.close();
         if Handle::try_current().is_err() {
@@ -104,14 +104,14 @@ impl Workplace {
     pub(crate) fn host_memory_bytes(&self) -> u64 {
         let heap = self.values.budget.used_bytes() + self.large.used_bytes();
         let used = self.batches.used_bytes() + self.reads.used_bytes() + heap;
-        let used = used + self.decoded.as_ref().map_or(0, |decoded| decoded.used_bytes());
+        let used = used + self.nearest.host.as_ref().map_or(0, |decoded| decoded.used_bytes());
         used as u64 + self.session.cache().stats().ram_bytes
     }
 
     /// The most that each of them ever took.
     pub(crate) fn peak_bytes(&self) -> usize {
         let heap = self.values.budget.peak_bytes() + self.large.peak_bytes();
-        let decoded = self.decoded.as_ref().map_or(0, |decoded| decoded.peak_bytes());
+        let decoded = self.nearest.host.as_ref().map_or(0, |decoded| decoded.peak_bytes());
         self.batches.peak_bytes() + self.reads.peak_bytes() + decoded + heap
     }
 }
@@ -156,7 +156,7 @@ impl Epoch {
         let (reached, seen) = watch::channel(position);
         let far = Approach {
             catalog: place.catalog.clone(),
-            decoded: place.decoded.clone(),
+            nearest: place.nearest.clone(),
             horizon,
             order: order.clone(),
             readers: Readers::from(world),
@@ -169,9 +169,7 @@ impl Epoch {
             OrderMode::Global => None,
         };
         let near = near.map(|horizon| Approach { horizon, ..far.clone() });
-        if let Some(decoded) = &place.decoded {
-            decoded.begin(Some(order.clone()), world, position);
-        }
+        place.nearest.begin(Some(&order), world, position);
         let walk = Walk::Ordered(Ordered::new(order.clone(), cut));
         let shop = workshop(place, options, order.spec().clone(), Some(order));
         let (mut epoch, over) = Self::start(place, options, shop, walk, reached)?;
@@ -188,9 +186,7 @@ impl Epoch {
         world: World,
         spec: OrderSpec,
     ) -> Result<(Self, Over)> {
-        if let Some(decoded) = &place.decoded {
-            decoded.begin(None, world, 0);
-        }
+        place.nearest.begin(None, world, 0);
         let (samples, looking) = discover(&place.catalog, &place.session.handle());
         let walk = Discovered::new(samples, spec.epoch, options.batch_size, options.drop_last);
         let shop = workshop(place, options, spec, None);
@@ -261,7 +257,7 @@ fn workshop(
         cache: place.session.cache().clone(),
         catalog: place.catalog.clone(),
         decoder: place.decoder.clone(),
-        decoded: place.decoded.clone(),
+        nearest: place.nearest.clone(),
         order: OnceCell::new_with(order),
         draws: EpochRng::new(spec.seed, spec.epoch),
         spec,

@@ -15,7 +15,7 @@ use crate::agree::{Agreement, Terms};
 use crate::batch::Batch;
 use crate::catalog::{Catalog, resolve};
 use crate::checkpoint::State;
-use crate::decoded::{Decoded, Keeping};
+use crate::decoded::{Decoded, Keeping, Nearest};
 use crate::device::DevicePlace;
 use crate::epoch::{Epoch, Workplace};
 use crate::error::{Error, Result};
@@ -70,17 +70,20 @@ impl Loader {
         let fields = DevicePlace::decoded_fields(&options);
         let layout = Arc::new(SampleDecoder::layout_of(&fields));
         // Before the rest is shared out: it has one size.
-        let bounce = options.device.as_ref().map(|_| DevicePlace::bounce(&session)).transpose()?;
+        let bounces = options.device.as_ref().map(|settings| DevicePlace::bounces(settings, &session));
+        let bounces = bounces.transpose()?;
         let shares = Shares::carve(session.arena(), &layout, &options, threads)?;
-        let keeping = shares.decoded.is_some().then_some(Keeping { max_side: options.decoded_max_side });
+        let on_device = options.device.as_ref().and_then(|settings| settings.decoded_limit_bytes);
+        let keeping = (shares.decoded.is_some() || on_device.is_some())
+            .then_some(Keeping { max_side: options.decoded_max_side });
         let decoder = SampleDecoder::new(fields, shares.parts.limits(), keeping);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("forebay-decode-{index}"))
             .build()
             .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
-        let device = options.device.as_ref().zip(bounce).map(|(settings, bounce)| {
-            DevicePlace::open(settings, bounce, &session, &layout, &options, &reporter)
+        let device = options.device.as_ref().zip(bounces).map(|(settings, bounces)| {
+            DevicePlace::open(settings, bounces, &session, &layout, &options, &reporter)
         });
         let device = device.transpose()?.map(Arc::new);
         let shards =
@@ -99,7 +102,10 @@ impl Loader {
             session,
             catalog: Arc::new(catalog),
             decoder: Arc::new(decoder),
-            decoded: shares.decoded.map(|region| Arc::new(Decoded::new(region))),
+            nearest: Nearest {
+                device: device.as_ref().and_then(|device| device.tier().cloned()),
+                host: shares.decoded.map(|region| Arc::new(Decoded::new(region))),
+            },
             values: Arc::new(Values {
                 budget: shares.values,
                 split: shares.split,
@@ -340,8 +346,8 @@ impl Loader {
             samples: position.samples,
             samples_by_tier: TIER_NAMES.into_iter().zip(place.account.samples_by_tier()).collect(),
             bytes_by_tier: TIER_NAMES.into_iter().zip(bytes).collect(),
-            decoded_samples: place.decoded.as_ref().map_or(0, |decoded| decoded.samples() as u64),
-            decoded_bytes: place.decoded.as_ref().map_or(0, |decoded| decoded.used_bytes() as u64),
+            decoded_samples: place.nearest.host.as_ref().map_or(0, |decoded| decoded.samples() as u64),
+            decoded_bytes: place.nearest.host.as_ref().map_or(0, |decoded| decoded.used_bytes() as u64),
             hit_rate: if all == 0 { 0.0 } else { (all - bytes[2]) as f64 / all as f64 },
             stall: Stage::ALL
                 .map(|stage| (stage.name(), position.stalls[stage as usize] + running(stage)))

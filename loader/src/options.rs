@@ -128,9 +128,14 @@ impl LoaderOptions {
             self.decoded_limit_bytes != Some(0) && self.decoded_max_side != Some(0),
             "decoded_limit and decoded_max_side must be 1 or more; leave them out to keep no decoded samples",
         )?;
+        let on_device = self.device.as_ref().and_then(|device| device.decoded_limit_bytes);
         check(
-            self.decoded_max_side.is_none() || self.decoded_limit_bytes.is_some(),
-            "decoded_max_side says how large images are kept: give decoded_limit too, the memory to keep them in",
+            on_device != Some(0),
+            "gpu_decoded_limit must be 1 or more; leave it out to keep no decoded samples on the device",
+        )?;
+        check(
+            self.decoded_max_side.is_none() || self.decoded_limit_bytes.is_some() || on_device.is_some(),
+            "decoded_max_side says how large images are kept: give decoded_limit too, or gpu_decoded_limit: the memory to keep them in",
         )?;
         check(self.num_threads != Some(0), "num_threads must be 1 or more")?;
         check(self.shuffle_window != Some(0), "shuffle_window must be 1 or more")?;

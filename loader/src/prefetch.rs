@@ -8,7 +8,8 @@ use futures::future::{BoxFuture, FutureExt, join, join_all};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::device::Moving;
+use crate::decoded::Near;
+use crate::device::{Moving, NearRow};
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
 use crate::pipeline::row::{Done, Job, Source, Workshop, panicked};
@@ -41,6 +42,8 @@ pub(crate) struct Planner {
 enum Coming {
     Batch {
         slot: Slot,
+        /// Rows that a device makes.
+        near: Vec<NearRow>,
         rows: AbortOnDrop<Result<Vec<Done>>>,
         values: Option<Arc<Reservation>>,
         permit: OwnedSemaphorePermit,
@@ -61,13 +64,13 @@ pub(crate) enum Out {
 
 impl Out {
     /// False where nobody takes them any more.
-    async fn put(&self, batch: Made, permit: Option<OwnedSemaphorePermit>) -> bool {
+    async fn put(&self, made: Made, near: Vec<NearRow>, permit: Option<OwnedSemaphorePermit>) -> bool {
         match self {
             Self::Ready(ready) => {
-                ready.put(batch, permit);
+                ready.put(made, permit);
                 true
             }
-            Self::Device(moving) => moving.send((batch, permit)).await.is_ok(),
+            Self::Device(moving) => moving.send(Moving { made, near, permit }).await.is_ok(),
         }
     }
 
@@ -143,7 +146,7 @@ impl Planner {
                 timed.end(|| What::Plan(Planning::Index));
                 next
             };
-            let Some((samples, valid, after)) = next else { return Ok(()) };
+            let Some(((samples, near), valid, after)) = next else { return Ok(()) };
             let planned = timed(&self.shop.trace);
             let units = self.units(&samples)?;
             let (slot, cells) = {
@@ -165,33 +168,42 @@ impl Planner {
                 (Job { position, number, at, source, cells, row, values: values.clone() }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
-            if coming.send(Coming::Batch { slot, rows, values, permit, after, planned }).await.is_err() {
+            if coming.send(Coming::Batch { slot, near, rows, values, permit, after, planned }).await.is_err()
+            {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// What every row is made of: what is kept of its sample, or its members, which are looked for only then.
-    async fn sources(&self, samples: Vec<Placed>) -> Result<Vec<(Placed, Source)>> {
-        let kept = match &self.shop.decoded {
-            Some(decoded) => {
-                let numbers: Vec<u64> = samples.iter().map(|placed| placed.number).collect();
-                let end = samples.iter().map(|placed| placed.position + 1).max();
-                decoded.pin(&numbers, end)
-            }
-            None => samples.iter().map(|_| None).collect(),
-        };
-        let mut sources = Vec::with_capacity(samples.len());
-        for (mut placed, kept) in samples.into_iter().zip(kept) {
+    /// What every row of the host's is made of: what is kept of its sample, or its members, which are looked for only then. And those that a
+    /// device makes.
+    async fn sources(&self, samples: Vec<Placed>) -> Result<(Vec<(Placed, Source)>, Vec<NearRow>)> {
+        let numbers: Vec<u64> = samples.iter().map(|placed| placed.number).collect();
+        let end = samples.iter().map(|placed| placed.position + 1).max().unwrap_or(0);
+        let kept = self.shop.nearest.pin(&numbers, end);
+        let (mut sources, mut near) = (Vec::with_capacity(samples.len()), Vec::new());
+        for (row, (mut placed, kept)) in samples.into_iter().zip(kept).enumerate() {
             let source = match (kept, placed.found.take()) {
-                (Some(kept), _) => Source::Kept(kept),
+                (Some(Near::OnDevice(kept)), found) => {
+                    let (at, size) = (placed.at, |field: usize| kept.record.size(field));
+                    match (self.shop.decoder.stages(size, self.shop.draws, placed.number), found) {
+                        (Some(stages), _) => {
+                            near.push(NearRow { row, at, kept, stages });
+                            continue;
+                        }
+                        // What the CPU can't make either: it says why.
+                        (None, Some(found)) => Source::Found(found),
+                        (None, None) => Source::Found(self.shop.catalog.find(at).await?),
+                    }
+                }
+                (Some(Near::InHost(kept)), _) => Source::Kept(kept),
                 (None, Some(found)) => Source::Found(found),
                 (None, None) => Source::Found(self.shop.catalog.find(placed.at).await?),
             };
             sources.push((placed, source));
         }
-        Ok(sources)
+        Ok((sources, near))
     }
 
     /// What every row's reads take of the room; an error where one row doesn't fit at all.
@@ -275,9 +287,9 @@ pub(crate) fn room_units(bytes: usize) -> usize {
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
 async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: Out) {
     while let Some(coming) = arrivals.recv().await {
-        let (batch, permit) = match coming {
-            Coming::Failed(error) => (Err(error), None),
-            Coming::Batch { slot, mut rows, values, permit, after, planned } => {
+        let (batch, near, permit) = match coming {
+            Coming::Failed(error) => (Err(error), Vec::new(), None),
+            Coming::Batch { slot, near, mut rows, values, permit, after, planned } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
                     Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
                 });
@@ -287,11 +299,11 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: 
                 let made = assemble(slot, rows, values, &shop).map(|batch| (batch, after));
                 timed.end(|| What::Assemble { index });
                 planned.end(|| What::Batch { epoch, index, rows: valid });
-                (made, Some(permit))
+                (made, near, Some(permit))
             }
         };
         let failed = batch.is_err();
-        if !out.put(batch, permit).await || failed {
+        if !out.put(batch, near, permit).await || failed {
             break;
         }
     }

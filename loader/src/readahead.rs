@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::catalog::Catalog;
-use crate::decoded::Decoded;
+use crate::decoded::Nearest;
 use crate::error::Result;
 use crate::pages::{OpenPages, PageBytes};
 use crate::plan::{Order, Page, Readers, SampleRef};
@@ -29,7 +29,7 @@ const HOLDS_AT_ONCE: usize = 4;
 pub(crate) struct Approach {
     pub(crate) catalog: Arc<Catalog>,
     /// Samples that need no page.
-    pub(crate) decoded: Option<Arc<Decoded>>,
+    pub(crate) nearest: Nearest,
     pub(crate) order: Arc<Order>,
     pub(crate) readers: Readers,
     /// Positions ahead of the planner at which a page is due.
@@ -52,11 +52,13 @@ impl Approach {
 
     /// Whether every sample of a page is kept decoded.
     fn is_decoded(&self, page: &Page) -> bool {
-        let Some(decoded) = &self.decoded else { return false };
+        if !self.nearest.keeps() {
+            return false;
+        }
         self.order.pieces(page.id).iter().all(|piece| {
             let first = SampleRef { shard: piece.shard, index: piece.samples.start };
             let first = self.order.sample_number(first);
-            decoded.holds(first..first + piece.len())
+            self.nearest.hold(first..first + piece.len())
         })
     }
 

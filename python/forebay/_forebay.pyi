@@ -181,6 +181,7 @@ class Loader:
         device: str | None,
         local_rank: int | None,
         gpu_memory_limit: int | None,
+        gpu_decoded_limit: int | None,
         into_consumers: bool,
     ) -> Self:
         """Resolves the sources and opens the cache. `fields` is JSON, `timeout` seconds, limits bytes."""

@@ -40,8 +40,8 @@ class DataLoader:
         prefetch_factor: Batches made ahead of the consumer.
         decoded_limit: Most bytes of decoded samples that stay in host memory from epoch to epoch, as a part of
             host_memory_limit. An epoch over them reads nothing and decodes nothing. Default: none stay.
-        decoded_max_side: With decoded_limit, most pixels of the longer side of an image that stays: larger ones are shrunk to it
-            before the transforms, in every epoch. Default: images keep their size.
+        decoded_max_side: With decoded_limit or gpu_decoded_limit, most pixels of the longer side of an image that stays: larger
+            ones are shrunk to it before the transforms, in every epoch. Default: images keep their size.
         timeout: Seconds without any progress before waiting is an error. Default: no limit.
         rank, world_size: This process among those that share an epoch. Default: RANK and WORLD_SIZE, or 0 of 1.
         shuffle_window: Samples over which order is random; part of the order. Default: 131,072, or the state's.
@@ -49,7 +49,10 @@ class DataLoader:
         device: "cpu", or where batches go: "cuda" (this rank's, by LOCAL_RANK), "cuda:1", "cuda:GPU-..." with a UUID. "auto": a
             GPU where there is one.
         gpu_memory_limit: Most bytes of the device's memory that the loader takes, at once, when it is made. Default: what
-            prefetch_factor + 3 batches need; 1 GiB more where they have no size that is known before.
+            prefetch_factor + 3 batches need, and gpu_decoded_limit; 1 GiB more where batches have no size that is known before.
+        gpu_decoded_limit: Most bytes of decoded samples that stay in the device's memory from epoch to epoch, as a part of
+            gpu_memory_limit. Their rows are made by kernels: nothing is read, decoded or copied to the device. Fields have one
+            size each. Default: none stay.
         cache_dir: Folder for blocks on NVMe, shared by every process that names it. Default: FOREBAY_CACHE_DIR, or
             forebay/data in the user's cache folder.
         cache_limit: Most bytes that cache_dir may take ("20GB", "500GiB" or a number), for all its processes together.
@@ -92,6 +95,7 @@ class DataLoader:
         canonical_ranks: int | None = None,
         device: str = "cpu",
         gpu_memory_limit: int | str | None = None,
+        gpu_decoded_limit: int | str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_limit: int | str = "20GB",
         host_memory_limit: int | str = "2GB",
@@ -110,10 +114,9 @@ class DataLoader:
         self._json = [name for name, field in self._fields.items() if isinstance(field, Json)]
         rank, world_size = _place(rank, world_size, self._default_place())
         place = _device(device)
-        if place is None and gpu_memory_limit is not None and device != "auto":
-            raise ConfigError(
-                f"gpu_memory_limit={gpu_memory_limit!r}: batches stay in host memory with device={device!r}"
-            )
+        for name, limit in (("gpu_memory_limit", gpu_memory_limit), ("gpu_decoded_limit", gpu_decoded_limit)):
+            if place is None and limit is not None and device != "auto":
+                raise ConfigError(f"{name}={limit!r}: batches stay in host memory with device={device!r}")
         self._core = _forebay.Loader(
             _sources(urls),
             fields=as_json(self._fields),
@@ -142,6 +145,9 @@ class DataLoader:
             local_rank=_local_rank() if place == "cuda" else None,
             into_consumers=self._into_consumers,
             gpu_memory_limit=None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit),
+            gpu_decoded_limit=None
+            if gpu_decoded_limit is None
+            else _sizes.parse("gpu_decoded_limit", gpu_decoded_limit),
         )
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_TIERS = ("decoded", "memory", "nvme", "origin")
+_TIERS = ("gpu", "decoded", "memory", "nvme", "origin")
 _STAGES = ("index", "memory", "read", "decode", "assemble", "device")
 
 
@@ -22,7 +22,8 @@ class Stats:
     samples: int
     """Samples in them, padding not counted."""
     samples_by_tier: dict[str, int]
-    """By the farthest tier that any of their bytes came from: "decoded", "memory", "nvme", "origin"."""
+    """By the farthest tier that any of their bytes came from: "gpu" and "decoded" (decoded samples on the device and in host
+    memory), "memory", "nvme", "origin"."""
     bytes_by_tier: dict[str, int]
     """By the tier that they came from: bytes of members, and of decoded samples."""
     fetched_bytes: int
@@ -63,7 +64,8 @@ class Stats:
     """What was announced, each thing once."""
     device: dict[str, Any] | None
     """What the device did, where batches go to one: its name, "copy_path" ("pinned" or "pageable"), "memory", "copied_bytes" from
-    host to device, "limit_bytes", "used_bytes" and "peak_bytes" of its memory."""
+    host to device, "limit_bytes", "used_bytes" and "peak_bytes" of its memory; "decoded_samples" that stay there, in
+    "decoded_bytes" of "decoded_limit_bytes", and "decoded_copied_bytes" that were copied for them besides."""
     cache: dict[str, Any]
     """The cache's own counters, as they are now; shared by all loaders of the folder in this process."""
 
@@ -135,6 +137,9 @@ class Stats:
             copied, used, limit = (show(device[f"{what}_bytes"]) for what in ("copied", "used", "limit"))
             what = f"{device['name']}: {copied} copied ({device['copy_path']}), {used} of {limit} used"
             rows.append(("device", what))
+            if device["decoded_limit_bytes"]:
+                there = f"{device['decoded_samples']:,} samples, {show(device['decoded_bytes'])}"
+                rows.append(("", f"{there} of {show(device['decoded_limit_bytes'])} decoded samples stay there"))
         return rows + [("", error) for error in self.errors[:5]]
 
     def __repr__(self) -> str:

@@ -72,7 +72,7 @@ impl Loader {
     #[pyo3(signature = (
         sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
         prefetch_factor, decoded_limit, decoded_max_side, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit,
-        storage_options, trace, device, local_rank, gpu_memory_limit, into_consumers
+        storage_options, trace, device, local_rank, gpu_memory_limit, gpu_decoded_limit, into_consumers
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
     fn new(
@@ -103,12 +103,18 @@ impl Loader {
         device: Option<&str>,
         local_rank: Option<u32>,
         gpu_memory_limit: Option<u64>,
+        gpu_decoded_limit: Option<u64>,
         into_consumers: bool,
     ) -> PyResult<Self> {
         let unreadable = |what: &str, error: String| raise(py, &Error::config(format!("{what}: {error}")));
         let device = device.map(|device| {
             let which = Which::parse(device, local_rank).map_err(|error| raise(py, &error.into()));
-            which.map(|which| DeviceSettings { which, limit_bytes: gpu_memory_limit, into_consumers })
+            which.map(|which| DeviceSettings {
+                which,
+                limit_bytes: gpu_memory_limit,
+                decoded_limit_bytes: gpu_decoded_limit,
+                into_consumers,
+            })
         });
         let options = LoaderOptions {
             sources,

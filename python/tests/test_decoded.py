@@ -49,7 +49,7 @@ def assert_same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Non
 
 
 def assert_only_decoded(stats: forebay.Stats, samples: int) -> None:
-    assert stats.samples_by_tier == {"decoded": samples, "memory": 0, "nvme": 0, "origin": 0}
+    assert stats.samples_by_tier == {"gpu": 0, "decoded": samples, "memory": 0, "nvme": 0, "origin": 0}
     assert {tier for tier, read in stats.bytes_by_tier.items() if read} == {"decoded"}
     assert stats.decode_seconds == 0
     assert stats.hit_rate == 1

@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use forebay_kernels::{
-    Channels, CropArgs, CropResizeArgs, Cut, Filter, Kernel, Launch, Output, Picture, Sample, Turn, host,
+    Channels, CropArgs, CropResizeArgs, Filter, Kernel, Launch, Output, Picture, Sample, host,
 };
 use forebay_loader::decode::geometry::Stage;
-use forebay_loader::decode::orientation::{Orientation, Rect, Window};
+use forebay_loader::decode::orientation::Orientation;
 use forebay_loader::decode::{Decoder, ImageOut, Limits, Size};
+use forebay_loader::device::cut;
 use forebay_loader::field::{DecodeMode, Interpolation, ResizeTo, Transform};
 use proptest::prelude::*;
 
@@ -79,35 +80,6 @@ fn transforms() -> impl Strategy<Value = Vec<Transform>> {
     let middle = prop_oneof![random, exactly, centre, only_centre];
     (flip(), middle, flip())
         .prop_map(|(before, middle, after)| before.into_iter().chain(middle).chain(after).collect())
-}
-
-/// A stage on an upright picture as a cut of the stored one.
-fn cut(stage: &Stage, orientation: Orientation) -> Cut {
-    let mut window = stage.window;
-    // Mirroring before a symmetric kernel equals mirroring after it, of the mirrored window.
-    if stage.mirror_first {
-        window.x = i64::from(stage.scaled.width) - window.x - i64::from(window.size.width);
-    }
-    let Rect { x, y, .. } = stage.crop;
-    let crop = Window { x: x.into(), y: y.into(), size: stage.crop.size() };
-    let crop = orientation.to_stored(crop, stage.input);
-    let window = orientation.to_stored(window, stage.scaled);
-    let scaled = orientation.size(stage.scaled);
-    // Pillow's order, as the CPU path has it.
-    let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
-    let columns = lost(stage.crop.width, stage.scaled.width);
-    let rows = lost(stage.crop.height, stage.scaled.height);
-    Cut {
-        crop: [(crop.x as u32, crop.size.width), (crop.y as u32, crop.size.height)],
-        scaled: [scaled.width, scaled.height],
-        window: [(window.x, window.size.width), (window.y, window.size.height)],
-        turn: Turn {
-            transpose: orientation.transpose,
-            flip_x: orientation.flip_x ^ stage.mirror_first ^ stage.mirror,
-            flip_y: orientation.flip_y,
-        },
-        columns_first: (rows <= 0 || rows <= 2 * columns) ^ orientation.transpose,
-    }
 }
 
 /// Launches on this process's own memory.

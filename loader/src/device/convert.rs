@@ -64,20 +64,10 @@ impl Pixels {
         }
     }
 
-    /// Starts to convert `from` into `to` on a stream.
-    #[allow(unsafe_code)]
-    pub(super) fn start(
-        &self,
-        device: &Arc<dyn Device>,
-        from: &DeviceSlab,
-        to: Address,
-        stream: RawStream,
-    ) -> Result<()> {
-        let side = |length: usize| {
-            u32::try_from(length).map_err(|_| Error::config(format!("an image has {length} rows or columns")))
-        };
+    /// How a kernel writes them, converted, to `to`.
+    pub(super) fn output(&self, to: Address) -> Result<Output> {
         let affine = self.convert.affine();
-        let out = Output {
+        Ok(Output {
             element: match self.convert.dtype {
                 PixelType::UInt8 => kernels::PixelType::U8,
                 PixelType::Float16 => kernels::PixelType::F16,
@@ -87,14 +77,34 @@ impl Pixels {
             layout: if self.convert.is_planar() { kernels::Layout::Nchw } else { kernels::Layout::Nhwc },
             scale: affine.scale,
             bias: affine.bias,
-            ..Output::new(to.0, side(self.height)?, side(self.width)?, Channels::Three)
-        };
-        let arguments = ConvertArgs { out, pixels: from.address().0, images: self.images as u64 };
+            ..plain_output(to, self.height, self.width, Channels::Three)?
+        })
+    }
+
+    /// Starts to convert `from` into `to` on a stream.
+    #[allow(unsafe_code)]
+    pub(super) fn start(
+        &self,
+        device: &Arc<dyn Device>,
+        from: &DeviceSlab,
+        to: Address,
+        stream: RawStream,
+    ) -> Result<()> {
+        let arguments =
+            ConvertArgs { out: self.output(to)?, pixels: from.address().0, images: self.images as u64 };
         // SAFETY: the column is uint8 of exactly this shape and is written to by nobody while it lives; the target has room for what the
         // kernel writes, and is the caller's. The caller guards both.
         unsafe { forebay_gpu::launch(device, &arguments, stream)? };
         Ok(())
     }
+}
+
+/// How a kernel writes pictures of this size as they are.
+pub(super) fn plain_output(to: Address, height: usize, width: usize, channels: Channels) -> Result<Output> {
+    let side = |length: usize| {
+        u32::try_from(length).map_err(|_| Error::config(format!("an image has {length} rows or columns")))
+    };
+    Ok(Output::new(to.0, side(height)?, side(width)?, channels))
 }
 
 impl DeviceArray {

@@ -3,9 +3,11 @@
 //! host slot ─ [`mover`] (its own thread, a stream of its own) ─► device memory ─► [`resident`] columns with an event to wait for ─► consumer.
 //!
 //! Bytes cross the bus once, straight from the slot that the decoders wrote. What lies on the heap (values of variable size) goes over a
-//! small pinned part of the arena.
+//! small pinned part of the arena. Rows of samples that stay on the device ([`kept`]) don't cross it at all: kernels make them.
 
 mod convert;
+mod cut;
+mod kept;
 mod mover;
 mod resident;
 
@@ -17,15 +19,18 @@ use forebay_gpu::cuda::CudaDevice;
 use forebay_gpu::{Device, DeviceMemory, Pinned, Which};
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::field::Field;
+use crate::error::{Error, Result};
+use crate::field::{Convert, Field};
 use crate::options::LoaderOptions;
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::report::Reporter;
 use crate::session::Session;
 
-pub(crate) use mover::{Mover, Moving};
+pub use cut::cut;
+pub(crate) use cut::{Making, only_stage};
+pub(crate) use kept::{DeviceTier, OnDevice};
+pub(crate) use mover::{Mover, Moving, NearRow};
 pub use resident::{Consumer, Export, Resident};
 
 /// Batches in device memory beside those ahead of the consumer: one in its hands, one that it is about to let go, one whose last work still runs.
@@ -35,14 +40,19 @@ const DEFAULT_LIMIT_BYTES: u64 = 1 << 30;
 /// Pinned memory over which heap values go, in pieces: two, so that one is filled while the other is copied.
 const BOUNCE_BYTES: usize = 8 << 20;
 const BOUNCE_PIECE: usize = BOUNCE_BYTES / 2;
+/// For each row beside its values, where decoded samples are kept on the device: where they lie, and the weights of a resize of some 2,000
+/// rows and columns.
+const BESIDE_ROW_BYTES: usize = 32 << 10;
 
 /// Where batches go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// Which device.
     pub which: Which,
-    /// `gpu_memory_limit`. `None`: what the batches between the loader and its consumer take.
+    /// `gpu_memory_limit`. `None`: what the batches between the loader and its consumer take, and decoded samples.
     pub limit_bytes: Option<u64>,
+    /// `gpu_decoded_limit`: of these, for decoded samples that are kept from epoch to epoch. `None`: none are.
+    pub decoded_limit_bytes: Option<u64>,
     /// Whether the consumer takes every column into memory of its own ([`DeviceArray::write_to`](crate::batch::DeviceArray::write_to)):
     /// conversions are then done on the way there.
     pub into_consumers: bool,
@@ -63,6 +73,8 @@ pub(crate) struct DevicePlace {
     /// Images that the device converts, and whether it waits for the consumer's own memory with that.
     conversions: convert::Conversions,
     into_consumers: bool,
+    /// Decoded samples, and how each field is made of them; none where nobody asked for that.
+    tier: Option<(Arc<DeviceTier>, Vec<Making>)>,
     session: Arc<Session>,
     copied_bytes: AtomicU64,
 }
@@ -84,6 +96,20 @@ pub struct DeviceStats {
     pub used_bytes: u64,
     /// The most there ever were.
     pub peak_bytes: u64,
+    /// Decoded samples that stay on the device.
+    pub decoded_samples: u64,
+    /// Bytes that they take of `decoded_limit_bytes`.
+    pub decoded_bytes: u64,
+    /// Bytes of its memory for them; 0 where nobody asked for that.
+    pub decoded_limit_bytes: u64,
+    /// Bytes that were copied to the device to stay there, beside `copied_bytes`.
+    pub decoded_copied_bytes: u64,
+}
+
+/// Pinned host memory for what doesn't lie in a batch's slot.
+pub(crate) struct Bounces {
+    values: Region,
+    decoded: Option<Region>,
 }
 
 impl DevicePlace {
@@ -93,42 +119,77 @@ impl DevicePlace {
     }
 
     /// Host memory for what doesn't lie in the arena already.
-    pub(crate) fn bounce(session: &Session) -> Result<Region> {
-        Ok(session.arena().region("values on their way to the device", BOUNCE_BYTES)?)
+    pub(crate) fn bounces(settings: &DeviceSettings, session: &Session) -> Result<Bounces> {
+        let arena = session.arena();
+        let decoded = settings
+            .decoded_limit_bytes
+            .map(|_| arena.region("decoded samples on their way to the device", BOUNCE_BYTES));
+        Ok(Bounces {
+            values: arena.region("values on their way to the device", BOUNCE_BYTES)?,
+            decoded: decoded.transpose()?,
+        })
+    }
+
+    /// The decoded samples that it keeps.
+    pub(crate) fn tier(&self) -> Option<&Arc<DeviceTier>> {
+        self.tier.as_ref().map(|(tier, _)| tier)
     }
 
     /// Opens the device, takes its memory, and pins the session's. `layout` is of the fields as they are decoded.
     pub(crate) fn open(
         settings: &DeviceSettings,
-        bounce: Region,
+        bounces: Bounces,
         session: &Arc<Session>,
         layout: &Layout,
         options: &LoaderOptions,
         reporter: &Reporter,
     ) -> Result<Self> {
+        let (decoded_fields, conversions) = convert::split(&options.fields);
+        let makings = settings.decoded_limit_bytes.map(|_| cut::makings(&decoded_fields)).transpose()?;
         let device = CudaDevice::open(&settings.which)?;
-        let (_, conversions) = convert::split(&options.fields);
         // What decoders make, and what the device makes of it.
         let mut batch = layout.slab_bytes(options.batch_size) as u64;
         if !settings.into_consumers && !conversions.is_empty() {
             batch += SampleDecoder::layout_of(&options.fields).slab_bytes(options.batch_size) as u64;
         }
+        if makings.is_some() {
+            // The part of its rows that comes from the host, and what tells kernels where the others are.
+            let beside = layout.slab_bytes(options.batch_size) + options.batch_size * BESIDE_ROW_BYTES;
+            batch = batch.saturating_add(beside as u64);
+        }
         let batches = (options.prefetch_factor + HELD_BATCHES) as u64;
         let usual = if layout.is_variable() { DEFAULT_LIMIT_BYTES } else { 0 };
-        let limit = settings.limit_bytes;
-        let limit = limit.unwrap_or_else(|| batch.saturating_mul(batches).saturating_add(usual));
-        if limit < batch {
+        let decoded = settings.decoded_limit_bytes.unwrap_or(0);
+        let limit = settings
+            .limit_bytes
+            .unwrap_or_else(|| batch.saturating_mul(batches).saturating_add(usual).saturating_add(decoded));
+        let least = batch.saturating_add(decoded);
+        if limit < least {
+            let kept = if decoded > 0 {
+                format!(", beside {decoded} bytes of decoded samples (gpu_decoded_limit)")
+            } else {
+                String::new()
+            };
             return Err(forebay_gpu::Error::OverBudget {
                 device: device.facts().name.clone(),
-                what: format!("one batch of {}", options.batch_size),
-                wanted_bytes: batch,
+                what: format!("one batch of {}{kept}", options.batch_size),
+                wanted_bytes: least,
                 limit_bytes: limit,
                 used_bytes: 0,
-                advice: "raise gpu_memory_limit, or lower batch_size",
+                advice: if decoded > 0 {
+                    "raise gpu_memory_limit, or lower gpu_decoded_limit or batch_size"
+                } else {
+                    "raise gpu_memory_limit, or lower batch_size"
+                },
             }
             .into());
         }
         let memory = DeviceMemory::new(&device, limit)?;
+        let tier = |((limit, makings), bounce)| {
+            let tier = DeviceTier::new(&memory, limit, bounce, session, reporter)?;
+            Ok::<_, Error>((Arc::new(tier), makings))
+        };
+        let tier = settings.decoded_limit_bytes.zip(makings).zip(bounces.decoded).map(tier).transpose()?;
         if let Err(refused) = session.arena().pin(Arc::new(Pinned(device.clone()))) {
             reporter.announce(format!(
                 "host memory could not be pinned for {} ({refused}): copies to it are slower and wait for one another. Lower host_memory_limit, or \
@@ -138,12 +199,18 @@ impl DevicePlace {
         }
         Ok(Self {
             device,
-            ground: Arc::new(Ground { memory, bounce }),
+            ground: Arc::new(Ground { memory, bounce: bounces.values }),
             conversions,
             into_consumers: settings.into_consumers,
+            tier,
             session: session.clone(),
             copied_bytes: AtomicU64::new(0),
         })
+    }
+
+    /// What the device does to a column.
+    fn conversion(&self, name: &str) -> Option<Convert> {
+        self.conversions.iter().find(|(field, _)| field == name).map(|(_, convert)| convert.clone())
     }
 
     fn arena(&self) -> &Arena {
@@ -153,6 +220,8 @@ impl DevicePlace {
     pub(crate) fn stats(&self) -> DeviceStats {
         let (used_bytes, peak_bytes) = self.ground.memory.used_bytes();
         let facts = self.device.facts();
+        let tier = self.tier();
+        let (decoded_samples, decoded_bytes) = tier.map_or((0, 0), |tier| tier.held());
         DeviceStats {
             name: facts.name.to_string(),
             copy_path: if self.arena().is_pinned() { "pinned" } else { "pageable" },
@@ -161,6 +230,10 @@ impl DevicePlace {
             limit_bytes: self.ground.memory.limit_bytes(),
             used_bytes,
             peak_bytes,
+            decoded_samples: decoded_samples as u64,
+            decoded_bytes,
+            decoded_limit_bytes: tier.map_or(0, |tier| tier.limit_bytes()),
+            decoded_copied_bytes: tier.map_or(0, |tier| tier.filled_bytes()),
         }
     }
 }

@@ -14,8 +14,8 @@ const KEPT_ERRORS: usize = 100;
 /// A loader's counters since it was opened.
 #[derive(Debug)]
 pub(crate) struct Account {
-    samples: [AtomicU64; 4],
-    bytes: [AtomicU64; 4],
+    samples: [AtomicU64; TIERS],
+    bytes: [AtomicU64; TIERS],
     decode_nanos: AtomicU64,
     max_errors: u64,
     skipped: Mutex<Skipped>,
@@ -27,9 +27,12 @@ struct Skipped {
     texts: Vec<String>,
 }
 
-/// Names of the tiers in the order of `Account`'s counters: those of members' bytes, nearest first, then that of decoded samples.
-pub(crate) const TIER_NAMES: [&str; 4] = ["memory", "nvme", "origin", "decoded"];
+/// Names of the tiers in the order of `Account`'s counters: those of members' bytes, nearest first, then those of decoded samples, in host
+/// memory and on a device.
+pub(crate) const TIER_NAMES: [&str; TIERS] = ["memory", "nvme", "origin", "decoded", "gpu"];
+const TIERS: usize = 5;
 const DECODED: usize = 3;
+const DEVICE: usize = 4;
 
 impl Account {
     pub(crate) fn new(max_errors: u64) -> Self {
@@ -61,6 +64,12 @@ impl Account {
         self.bytes[DECODED].fetch_add(bytes, Relaxed);
     }
 
+    /// Counts samples that a device made of what it kept of them.
+    pub(crate) fn near(&self, samples: u64, bytes: u64) {
+        self.samples[DEVICE].fetch_add(samples, Relaxed);
+        self.bytes[DEVICE].fetch_add(bytes, Relaxed);
+    }
+
     /// Counts a worker's time for one sample.
     pub(crate) fn decoded(&self, took: Duration) {
         self.decode_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -84,12 +93,12 @@ impl Account {
         Ok(())
     }
 
-    pub(crate) fn samples_by_tier(&self) -> [u64; 4] {
-        [0, 1, 2, 3].map(|tier| self.samples[tier].load(Relaxed))
+    pub(crate) fn samples_by_tier(&self) -> [u64; TIERS] {
+        std::array::from_fn(|tier| self.samples[tier].load(Relaxed))
     }
 
-    pub(crate) fn bytes_by_tier(&self) -> [u64; 4] {
-        [0, 1, 2, 3].map(|tier| self.bytes[tier].load(Relaxed))
+    pub(crate) fn bytes_by_tier(&self) -> [u64; TIERS] {
+        std::array::from_fn(|tier| self.bytes[tier].load(Relaxed))
     }
 
     pub(crate) fn decode_time(&self) -> Duration {

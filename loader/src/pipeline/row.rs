@@ -23,7 +23,7 @@ use super::sorted::{self, SortedLabels};
 use super::values::{Refused, Reservation};
 use crate::catalog::{Catalog, Found};
 use crate::dataset::{Malformed, MemberEntry, shown, tar};
-use crate::decoded::Decoded;
+use crate::decoded::Nearest;
 use crate::error::{Error, Result};
 use crate::memory::{Parts, Split};
 use crate::options::OnError;
@@ -40,7 +40,7 @@ pub(crate) struct Workshop {
     pub(crate) cache: Cache,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: SharedDecoder,
-    pub(crate) decoded: Option<Arc<Decoded>>,
+    pub(crate) nearest: Nearest,
     /// Known from the start, or found when a replacement is asked for while samples are still being discovered.
     pub(crate) order: OnceCell<Arc<Order>>,
     pub(crate) spec: OrderSpec,
@@ -160,7 +160,8 @@ impl Workshop {
                 });
             };
             (at, number) = (next, self.order().await?.sample_number(next));
-            let kept = self.decoded.as_ref().and_then(|decoded| decoded.pin(&[number], None).pop().flatten());
+            let kept = self.nearest.host.as_ref();
+            let kept = kept.and_then(|tier| tier.shelf().pin(&[number], None).pop().flatten());
             source = match kept {
                 Some(kept) => Source::Kept(kept),
                 None => {
@@ -341,7 +342,7 @@ impl Workshop {
             let (bytes, mut rows) = (bytes.clone(), std::mem::take(cells));
             // The share goes with the work, and lives as long where nobody waits for it any more.
             let share = taken.take();
-            let (trace, decoded) = (self.trace.clone(), self.decoded.clone());
+            let (trace, nearest) = (self.trace.clone(), self.nearest.clone());
             let decode = move || {
                 let began = std::time::Instant::now();
                 let made = decoder.decode(bytes.as_from(), &mut rows, allowed, draws, number);
@@ -363,16 +364,20 @@ impl Workshop {
                     Bytes::Kept(kept) if made.is_ok() => account.kept(1, kept.record.len() as u64),
                     Bytes::Kept(_) => {}
                 }
-                let made = made.map(|kept| {
-                    if let (Some(kept), Some(decoded), Bytes::Members(found, ..)) = (kept, decoded, &bytes) {
-                        decoded.offer(number, kept, || label(found));
+                let made = match (made, &bytes) {
+                    (Ok(Some(kept)), Bytes::Members(found, ..)) => {
+                        Ok(nearest.offer(number, kept, || label(found)))
                     }
-                });
+                    (made, _) => made.map(|_| Ok(())),
+                };
                 (rows, made, share)
             };
             let (back, made, share) = self.on_worker(decode).await?;
             *cells = back;
-            let Err(failed) = made else { return Ok(()) };
+            let failed = match made {
+                Ok(kept) => return kept,
+                Err(failed) => failed,
+            };
             let Some(bytes) = failed.error.needs_bytes.filter(|&bytes| bytes > allowed) else {
                 return Err(self.decoder.failed(&*self.found(source, at).await?, &failed));
             };

@@ -136,8 +136,8 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Takes memory for the fixed columns of `rows` rows, waiting in line for it. Returns the slot and each row's cells to
-    /// write into (`None` where the value comes later).
+    /// Takes memory for the fixed columns of `rows` rows, waiting in line for it; none are where a device makes them all. Returns the slot
+    /// and each row's cells to write into (`None` where the value comes later).
     pub(crate) async fn allocate(
         layout: &Arc<Layout>,
         region: &Region,
@@ -152,6 +152,9 @@ impl Slot {
                 cells.iter_mut().for_each(|row| row.push(None));
                 continue;
             };
+            if rows == 0 {
+                continue;
+            }
             let slab = region.allocate(bytes * rows).await?;
             for (row, cell) in cells.iter_mut().zip(Row::split(slab, bytes, rows)) {
                 row.push(Some(cell));
@@ -242,6 +245,11 @@ fn column(layout: &ColumnLayout, cells: Vec<Cell>, slab: Option<Slab>) -> Result
         (Kind::Array, None) if layout.shapes == Shapes::Ragged => {
             let array = |(Form { dtype, shape }, data)| layout.array(dtype, shape, data);
             Column::Ragged(forms.into_iter().zip(own(rows)?).map(array).collect())
+        }
+        (Kind::Array, None) if rows.is_empty() => {
+            let Form { dtype, shape } = form.ok_or_else(|| internal("a column without rows has no size"))?;
+            let shape = std::iter::once(0).chain(shape).collect();
+            Column::Dense(layout.array(dtype, shape, Lease::from_vec(Vec::new())))
         }
         (Kind::Array, None) => {
             let Form { dtype, shape } = form.ok_or_else(|| internal("a batch without rows"))?;

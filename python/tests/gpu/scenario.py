@@ -42,8 +42,32 @@ def run(seed: int, cache: str, urls: list[str]) -> None:
         del running
         gc.collect()
         loader.close()
+        come_and_go(cache, urls)
         consumer.wait_for_all()
     machine.check()
+
+
+def come_and_go(cache: str, urls: list[str]) -> None:
+    """Decoded samples on the device, of a rank whose samples change: places are taken again while kernels read."""
+    loader = forebay.DataLoader(
+        urls,
+        batch_size=4,
+        fields={"image": forebay.Image("jpg", transform=[forebay.RandomResizedCrop(64)])},
+        shuffle=True,
+        rank=0,
+        world_size=2,
+        cache_dir=cache,
+        cache_limit="1GB",
+        host_memory_limit="256MB",
+        num_threads=2,
+        device="cuda",
+        gpu_decoded_limit=100_000,
+        decoded_max_side=64,
+    )
+    for _ in range(6):
+        for _ in loader:
+            pass
+    loader.close()
 
 
 def epoch(machine: Simulator, consumer: Consumer, loader: Any) -> None:

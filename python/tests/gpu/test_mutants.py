@@ -31,6 +31,8 @@ FOUND_BY = {
     "context-left": "not-restored",
     "mode-left": "not-restored",
     "capture-ignored": "capture",
+    "tier-no-wait": "race",
+    "tier-early": "race",
 }
 
 pytestmark = pytest.mark.skipif(not MUTANTS, reason="`make mutants` builds the extension with bugs on purpose")

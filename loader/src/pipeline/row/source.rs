@@ -6,7 +6,7 @@ use forebay_cache::{Lease, Tier};
 
 use super::label;
 use crate::catalog::Found;
-use crate::decoded::Pinned;
+use crate::decoded::{Pinned, Record};
 use crate::pipeline::sample::From;
 
 /// What a row is made of.
@@ -15,7 +15,7 @@ pub(crate) enum Source {
     /// The sample's members, where they were found.
     Found(Found),
     /// What is kept of it, decoded.
-    Kept(Pinned),
+    Kept(Pinned<Record>),
 }
 
 impl Source {
@@ -31,7 +31,7 @@ impl Source {
 #[derive(Clone, Debug)]
 pub(super) enum Bytes {
     Members(Found, Arc<[Lease]>, Tier),
-    Kept(Pinned),
+    Kept(Pinned<Record>),
 }
 
 impl Bytes {

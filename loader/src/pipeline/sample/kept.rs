@@ -4,11 +4,14 @@ use forebay_cache::Lease;
 use forebay_cache::memory::Row;
 
 use super::{Failed, SampleDecoder, cell_of, picture, pixels};
+use crate::decode::geometry::Stage;
 use crate::decode::{self, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, Size, Steps, npy};
 use crate::decoded::Record;
+use crate::device::only_stage;
 use crate::dtype::DType;
 use crate::field::FieldKind;
 use crate::pipeline::slot::Form;
+use crate::plan::EpochRng;
 
 /// A sample's values as they are kept: images before their first random step.
 #[derive(Debug)]
@@ -43,6 +46,31 @@ impl SampleDecoder {
             FieldKind::Int | FieldKind::Float => None,
             _ => Some(form.clone()),
         })
+    }
+
+    /// What is cut out of each kept picture of a sample, by field; none where anything takes more than one stage.
+    pub(crate) fn stages(
+        &self,
+        size: impl Fn(usize) -> Size,
+        draws: EpochRng,
+        number: u64,
+    ) -> Option<Box<[Option<Stage>]>> {
+        let draws = draws.draws(number);
+        let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
+        let mut stages = vec![None; self.fields.len()];
+        for &field in &self.turns {
+            let geometry = match &self.fields[field].kind {
+                FieldKind::Image { .. } => {
+                    let steps = self.steps(field).ok()?;
+                    let geometry = steps.geometry(size(field), &draws, &self.limits).ok()?;
+                    geometries[field].insert(geometry).clone()
+                }
+                FieldKind::Mask { like } => self.geometry_of(like, &geometries).ok()?.nearest(),
+                _ => continue,
+            };
+            stages[field] = Some(only_stage(geometry)?);
+        }
+        Some(stages.into())
     }
 
     fn steps(&self, field: usize) -> decode::Result<&Steps> {

@@ -1,11 +1,13 @@
 //! Moves finished batches to the device, on a thread of its own: it may wait for the driver.
 
+mod mixed;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use forebay_cache::Lease;
-use forebay_gpu::{DeviceSlab, Event, Guard, Staging, Stream, Waited};
+use forebay_gpu::{DeviceSlab, Event, Guard, InFlight, Staging, Stream, Waited};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -20,8 +22,17 @@ use crate::pipeline::row::Workshop;
 /// How often a wait for the consumer looks whether the epoch still runs.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// A batch on its way to the device, with its place among those ahead of the consumer.
-pub(crate) type Moving = (Made, Option<OwnedSemaphorePermit>);
+pub(crate) use mixed::NearRow;
+
+/// A batch on its way to the device.
+pub(crate) struct Moving {
+    /// Its rows that the host has made.
+    pub(crate) made: Made,
+    /// Those that the device is to make.
+    pub(crate) near: Vec<NearRow>,
+    /// Its place among those ahead of the consumer.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
 
 /// The thread's state.
 pub(crate) struct Mover {
@@ -29,6 +40,8 @@ pub(crate) struct Mover {
     staging: Staging,
     /// Kernels run beside copies.
     kernels: Stream,
+    /// Samples that kernels may still read.
+    reading: InFlight<Vec<NearRow>>,
     arriving: mpsc::Receiver<Moving>,
     ready: Arc<Ready>,
     /// Bytes that the batch at hand has of the device's memory.
@@ -45,8 +58,16 @@ impl Mover {
         arriving: mpsc::Receiver<Moving>,
     ) -> Result<()> {
         let (staging, kernels) = (Staging::new(&place.device)?, Stream::new(&place.device)?);
-        let mover =
-            Self { place: place.clone(), staging, kernels, arriving, ready: ready.clone(), taken: 0, shop };
+        let mover = Self {
+            place: place.clone(),
+            staging,
+            kernels,
+            reading: InFlight::new(&place.device),
+            arriving,
+            ready: ready.clone(),
+            taken: 0,
+            shop,
+        };
         let run = move || {
             // A bug ends the epoch with an error, never in silence.
             let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run()));
@@ -63,11 +84,11 @@ impl Mover {
     }
 
     fn run(mut self) {
-        while let Some((made, permit)) = self.next() {
+        while let Some(Moving { made, near, permit }) = self.next() {
             if self.ready.is_left() {
                 break;
             }
-            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch)?, after)));
+            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch, near)?, after)));
             let failed = moved.is_err();
             self.ready.put(moved, permit);
             if failed {
@@ -85,16 +106,22 @@ impl Mover {
                 Err(TryRecvError::Empty) => match self.staging.wait_for_one() {
                     Ok(true) => {}
                     Ok(false) => return self.arriving.blocking_recv(),
-                    Err(error) => return Some((Err(error.into()), None)),
+                    Err(error) => {
+                        return Some(Moving { made: Err(error.into()), near: Vec::new(), permit: None });
+                    }
                 },
             }
         }
     }
 
     /// A batch whose arrays are on the device, or on their way there.
-    fn batch(&mut self, batch: Batch) -> Result<Batch> {
+    fn batch(&mut self, batch: Batch, near: Vec<NearRow>) -> Result<Batch> {
         self.staging.collect()?;
+        self.reading.collect()?;
         self.taken = 0;
+        if !near.is_empty() {
+            return self.mixed(batch, near);
+        }
         let columns = batch.columns.into_iter().map(|(name, column)| {
             Ok(match column {
                 Column::Dense(array) => {
@@ -109,17 +136,8 @@ impl Mover {
     }
 
     fn array(&mut self, name: &str, array: Array) -> Result<DeviceArray> {
-        let mut to = self.room(array.data.len() as u64, name)?;
-        let bytes = array.data.len() as u64;
-        let ready = if self.place.arena().contains(&array.data) {
-            self.staging.copy(array.data, &mut to, 0)?
-        } else {
-            self.bounced(array.data, &mut to)?
-        };
-        self.place.copied_bytes.fetch_add(bytes, Relaxed);
-        let convert =
-            self.place.conversions.iter().find(|(field, _)| field == name).map(|(_, convert)| convert);
-        let Some(convert) = convert else {
+        let (to, ready) = self.arriving(name, array.data)?;
+        let Some(convert) = self.place.conversion(name) else {
             let memory = Arc::new(Resident::new(to, ready, None, self.place.ground.clone()));
             return Ok(DeviceArray {
                 dtype: array.dtype,
@@ -128,7 +146,7 @@ impl Mover {
                 memory,
             });
         };
-        let pixels = Pixels::new(&array.shape, convert)?;
+        let pixels = Pixels::new(&array.shape, &convert)?;
         let (dtype, (shape, strides)) = (convert.dtype.dtype(), pixels.form());
         let memory = if self.place.into_consumers {
             Resident::new(to, ready, Some(pixels), self.place.ground.clone())
@@ -140,6 +158,19 @@ impl Mover {
             Resident::new(to, ready, None, self.place.ground.clone())
         };
         Ok(DeviceArray { dtype, shape, strides, memory: Arc::new(memory) })
+    }
+
+    /// Starts to copy bytes to memory of the device.
+    fn arriving(&mut self, name: &str, data: Lease) -> Result<(DeviceSlab, Arc<Event>)> {
+        let bytes = data.len() as u64;
+        let mut to = self.room(bytes, name)?;
+        let ready = if self.place.arena().contains(&data) {
+            self.staging.copy(data, &mut to, 0)?
+        } else {
+            self.bounced(data, &mut to)?
+        };
+        self.place.copied_bytes.fetch_add(bytes, Relaxed);
+        Ok((to, ready))
     }
 
     /// Converts pixels that have arrived, or are on their way, on the stream for kernels.
