@@ -10,6 +10,7 @@ mod cut;
 mod kept;
 mod mover;
 mod resident;
+mod tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

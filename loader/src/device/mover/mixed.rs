@@ -4,18 +4,17 @@
 //! and finishes each pixel as it writes it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use forebay_cache::Lease;
-use forebay_gpu::kernels::{
-    Channels, CropArgs, CropResizeArgs, Cut, Filter, GatherArgs, Output, Picture, Sample, Turn,
-};
+use forebay_gpu::kernels::{Channels, Picture, Sample};
 use forebay_gpu::mutant::{self, Mutant};
-use forebay_gpu::{Address, DeviceSlab, Event, Guard, RawStream, launch};
+use forebay_gpu::{Address, DeviceSlab, Event, Guard};
 
 use super::super::OnDevice;
 use super::super::convert::{Pixels, plain_output};
 use super::super::cut::{Making, cut};
 use super::super::resident::Resident;
+use super::super::tables::{self, Table, whole};
 use super::Mover;
 use crate::batch::{Array, Batch, Column, DeviceArray};
 use crate::decode::geometry::Stage;
@@ -56,45 +55,6 @@ struct Work {
     /// What its consumer's own memory is to hold instead.
     pixels: Option<Pixels>,
     table: Table,
-}
-
-/// Where a kernel finds a column's rows.
-enum Table {
-    /// Parts of pictures, resized where there is a filter.
-    Pictures { out: Output, rows: Vec<Sample>, filter: Option<Filter> },
-    /// Rows as they are, of so many bytes.
-    Rows { rows: Vec<Address>, bytes: u64 },
-}
-
-impl Table {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Pictures { rows, .. } => rows.len() * Sample::BYTES,
-            Self::Rows { rows, .. } => rows.len() * size_of::<u64>(),
-        }
-    }
-
-    /// Bytes of the weights that its kernel needs.
-    fn weight_bytes(&self) -> u64 {
-        match self {
-            Self::Pictures { rows, filter: Some(_), .. } => rows.iter().map(Sample::weight_bytes).sum(),
-            Self::Pictures { .. } | Self::Rows { .. } => 0,
-        }
-    }
-
-    /// As it lies in memory; weights begin at `weights`, which moves on.
-    fn write(&self, to: &mut Vec<u8>, weights: &mut Address) {
-        match self {
-            Self::Pictures { rows, filter, .. } => {
-                for row in rows {
-                    let row = filter.map_or(*row, |filter| row.resized(filter, weights.0));
-                    *weights = weights.offset(row.weight_bytes());
-                    to.extend(row.to_bytes());
-                }
-            }
-            Self::Rows { rows, .. } => rows.iter().for_each(|row| to.extend(row.0.to_ne_bytes())),
-        }
-    }
 }
 
 impl Mover {
@@ -167,7 +127,7 @@ impl Mover {
                     From::Host(number) => host_row(*number),
                     From::Near(row) => row.kept.record.address(field),
                 };
-                Table::Rows { rows: rows.iter().map(address).collect(), bytes: row_bytes }
+                Table::Rows { rows: rows.iter().map(address).collect(), bytes: row_bytes, to: to.address() }
             }
             Making::Image(_) | Making::Mask => {
                 // Rows of the host are pictures of the output's size, as they are.
@@ -207,71 +167,35 @@ impl Mover {
                     Ok(Sample::new(Picture { address: address.0, stride, channels }, &cut))
                 };
                 let samples = rows.iter().map(sample).collect::<Result<Vec<_>>>()?;
-                pictures(out, samples, making)?
+                let filter = if let Making::Image(filter) = making { filter } else { None };
+                Table::pictures(out, samples, filter)?
             }
         };
         Ok(Work { name, dtype, shape, strides, host, to, pixels, table })
     }
 
     /// Starts the kernels that make all columns; the event stands behind them.
+    #[allow(unsafe_code)]
     fn make(&mut self, works: &[Work], near: &[NearRow]) -> Result<Arc<Event>> {
         let stream = self.kernels.raw();
-        let tables: usize = works.iter().map(|work| work.table.bytes()).sum();
-        let weights: u64 = works.iter().map(|work| work.table.weight_bytes()).sum();
-        let mut slab = self.room(tables as u64 + weights, "where the batch's rows are")?;
-        let mut bytes = Vec::with_capacity(tables);
-        let mut free = slab.address().offset(tables as u64);
-        works.iter().for_each(|work| work.table.write(&mut bytes, &mut free));
-        let arrived = self.bounced(Lease::from_vec(bytes), &mut slab)?;
-        self.place.copied_bytes.fetch_add(tables as u64, std::sync::atomic::Ordering::Relaxed);
-        let started = self.launch(works, near, slab.address(), &arrived, stream);
-        let done = Event::record(&self.place.device, stream).map(Arc::new);
-        slab.guard(done.as_ref().map_or(Guard::Everything, |done| Guard::Event(done.clone())));
-        started?;
-        Ok(done?)
-    }
-
-    #[allow(unsafe_code)]
-    fn launch(
-        &self,
-        works: &[Work],
-        near: &[NearRow],
-        tables: Address,
-        arrived: &Event,
-        stream: RawStream,
-    ) -> Result<()> {
-        arrived.wait_on(stream)?;
+        let tables = works.iter().map(|work| &work.table);
+        let mut slab = self.room(tables::bytes(tables.clone()), "where the batch's rows are")?;
         for (_, ready) in works.iter().filter_map(|work| work.host.as_ref()) {
             ready.wait_on(stream)?;
         }
         near.iter().try_for_each(|row| row.kept.record.wait_on(stream))?;
-        let device = &self.place.device;
-        let mut table = tables;
-        for work in works {
-            let samples = table.0;
-            table = table.offset(work.table.bytes() as u64);
-            // SAFETY: the table is as the kernels want it, for as many rows as the column has room for; rows of the host are of exactly this
-            // size, and what is kept is a picture of the size that its cut was made for, or a row of this size. All of it is ours to read and to
-            // write on this stream, which waits for what fills it, and is guarded by an event behind this.
-            unsafe {
-                match &work.table {
-                    Table::Rows { rows, bytes } => {
-                        let (out, rows) = (work.to.address().0, rows.len() as u64);
-                        launch(device, &GatherArgs { samples, out, rows, row_bytes: *bytes }, stream)?;
-                    }
-                    Table::Pictures { out, rows, filter: None } => {
-                        launch(device, &CropArgs { out: *out, samples, images: rows.len() as u64 }, stream)?;
-                    }
-                    Table::Pictures { out, rows, filter: Some(filter) } => {
-                        let images = rows.len() as u64;
-                        let resize = CropResizeArgs { out: *out, samples, images, filter: *filter };
-                        launch(device, &resize.weights(), stream)?;
-                        launch(device, &resize, stream)?;
-                    }
-                }
-            }
-        }
-        Ok(())
+        let (bytes, table_bytes) = tables::written(tables.clone(), slab.address());
+        let arrived = self.bounced(bytes, &mut slab)?;
+        self.place.copied_bytes.fetch_add(table_bytes, Relaxed);
+        arrived.wait_on(stream)?;
+        // SAFETY: rows of the host are of exactly this size, and what is kept is a picture of the size that its cut was made for, or a row of
+        // this size; columns have room for all rows. All of it is ours to read and to write on this stream, which waits for what fills it, and is
+        // guarded by an event behind this.
+        let started = unsafe { tables::launch(tables, &self.place.device, slab.address(), stream) };
+        let done = Event::record(&self.place.device, stream).map(Arc::new);
+        slab.guard(done.as_ref().map_or(Guard::Everything, |done| Guard::Event(done.clone())));
+        started?;
+        Ok(done?)
     }
 }
 
@@ -289,29 +213,6 @@ fn in_order(host_rows: usize, near: &[NearRow]) -> Vec<From<'_>> {
 
 fn channels(making: Making) -> Channels {
     if making == Making::Mask { Channels::One } else { Channels::Three }
-}
-
-/// All of a picture of this size, as it is.
-fn whole(height: u32, width: u32) -> Cut {
-    Cut {
-        crop: [(0, width), (0, height)],
-        scaled: [width, height],
-        window: [(0, width), (0, height)],
-        turn: Turn::default(),
-        columns_first: false,
-    }
-}
-
-/// A table of pictures, with room for weights where one of them is resized.
-fn pictures(out: Output, rows: Vec<Sample>, making: Making) -> Result<Table> {
-    if rows.iter().all(Sample::is_plain) {
-        return Ok(Table::Pictures { out, rows, filter: None });
-    }
-    let Making::Image(Some(filter)) = making else {
-        return Err(internal("a picture is resized without a filter"));
-    };
-    let rows = rows.into_iter().map(|row| row.resized(filter, 0)).collect();
-    Ok(Table::Pictures { out, rows, filter: Some(filter) })
 }
 
 fn internal(message: &str) -> Error {
