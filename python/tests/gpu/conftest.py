@@ -1,7 +1,11 @@
-"""The GPU path on the simulated driver. Every test ends with nothing found and everything given back."""
+"""The GPU path on the simulated driver, where every test ends with nothing found and everything given back.
+
+Tests that need nothing of it run on a real driver too.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +22,15 @@ def pytest_sessionstart() -> None:
         pytest.exit(str(error), returncode=4)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not simulator.REAL:
+        return
+    for item in items:
+        asks = isinstance(item, pytest.Function) and "driver" in inspect.signature(item.function).parameters
+        if asks or item.get_closest_marker("simulator"):
+            item.add_marker(pytest.mark.skip(reason="needs the simulated driver"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
@@ -30,8 +43,12 @@ CALLED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(autouse=True)
-def driver(request: pytest.FixtureRequest) -> Iterator[Simulator]:
-    """A machine of the test's own. Set up before everything else, so that it is looked at when all else is closed."""
+def driver(request: pytest.FixtureRequest) -> Iterator[Simulator | None]:
+    """A machine of the test's own. Set up before everything else, so that it is looked at when all else is closed. On a real
+    driver there is none, and no test that asks for it."""
+    if simulator.REAL:
+        yield None
+        return
     machine = Simulator()
     machine.begin()
     yield machine
@@ -41,7 +58,7 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def consumer(driver: Simulator) -> Iterator[Consumer]:
+def consumer(driver: Simulator | None) -> Iterator[Consumer]:
     """A framework that is not ours, on the first device."""
     with Consumer() as framework:
         yield framework

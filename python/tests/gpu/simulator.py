@@ -1,4 +1,7 @@
-"""The simulated driver's own interface, by ctypes: what a test sets, counts and asks of it."""
+"""The simulated driver's own interface, by ctypes: what a test sets, counts and asks of it.
+
+With FOREBAY_TEST_DRIVER=real the tests that need nothing of it run on NVIDIA's driver; `make gpu-check` does that.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,26 @@ from pathlib import Path
 os.environ.setdefault("FOREBAY_FAKE_CUDA_DEVICES", "2")
 os.environ.setdefault("FOREBAY_FAKE_CUDA_QUIET", "1")
 
+REAL = os.environ.get("FOREBAY_TEST_DRIVER") == "real"
 REFUSED = (
-    "the tests of the GPU path run on the simulated driver alone, and libcuda.so.1 is {what}: "
-    "`make test-gpu` builds it and puts it on LD_LIBRARY_PATH"
+    "the tests of the GPU path run on {wanted}, and libcuda.so.1 is {what}: `make test-gpu` builds the simulated one and puts it "
+    "on LD_LIBRARY_PATH; `make gpu-check` runs on a real one what can"
 )
 
 
 def load() -> ctypes.CDLL:
-    """The simulated driver; an error where there is none, or a real one."""
+    """The driver that the tests are to run on; an error where there is none, or another one."""
+    wanted = "NVIDIA's driver" if REAL else "the simulated driver alone"
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise RuntimeError(REFUSED.format(what=f"not found ({error})")) from None
-    if not hasattr(library, "forebay_fake_cuda_marker"):
-        raise RuntimeError(REFUSED.format(what="another one"))
+        raise RuntimeError(REFUSED.format(wanted=wanted, what=f"not found ({error})")) from None
+    if hasattr(library, "forebay_fake_cuda_marker") == REAL:
+        raise RuntimeError(REFUSED.format(wanted=wanted, what="another one"))
+    if REAL:
+        if status := library.cuInit(0):
+            raise RuntimeError(f"cuInit: {status}")
+        return library
     for name in ("forebay_fake_finding_count", "forebay_fake_leaks", "forebay_fake_counter"):
         getattr(library, name).restype = ctypes.c_uint64
     library.forebay_fake_findings_of.restype = ctypes.c_int64

@@ -56,6 +56,7 @@ def said(code: str, tmp_path: Path, dataset: Dataset, **environment: str) -> str
     return out
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     ("environment", "device", "words"),
     [
@@ -78,6 +79,7 @@ def test_a_driver_that_can_not_be_used_is_named(
     assert all(word in out for word in words), out
 
 
+@pytest.mark.simulator
 def test_auto_takes_the_cpu_where_there_is_no_device(dataset: Dataset, tmp_path: Path) -> None:
     code = 'batch = next(iter(open_loader(urls, cache, device="auto"))); say(type(batch["label"]).__name__)'
     for environment in ({"devices": "0"}, {"version": "11080"}):
@@ -90,6 +92,7 @@ def test_a_limit_below_one_batch_says_what_it_takes(dataset: Dataset, open_loade
         open_loader(dataset.urls, fields=IMAGE, device="cuda", gpu_memory_limit=90_000)
 
 
+@pytest.mark.simulator
 def test_a_limit_beyond_the_device_says_what_is_free(dataset: Dataset, open_loader: OpenLoader) -> None:
     with pytest.raises(forebay.DeviceError, match=r"cuda:0.*no 2147483648 bytes.*1073741824 of 1073741824 are free"):
         open_loader(dataset.urls, fields=IMAGE, device="cuda", gpu_memory_limit=2 << 30)
@@ -193,6 +196,7 @@ say("closed")
 """
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("at", [1, 2, 7, 40])
 @pytest.mark.parametrize("kind", ["lost", "cuEventQuery@{at}:700", "cuMemcpyHtoDAsync_v2@{at}:719"])
 def test_a_lost_device_ends_the_loader_with_its_name(dataset: Dataset, tmp_path: Path, at: int, kind: str) -> None:
@@ -205,6 +209,7 @@ def test_a_lost_device_ends_the_loader_with_its_name(dataset: Dataset, tmp_path:
     assert lines[2] == "closed"
 
 
+@pytest.mark.simulator
 def test_a_lost_device_is_an_error_for_who_asks_for_a_batchs_bytes(dataset: Dataset, tmp_path: Path) -> None:
     code = """
 import ctypes
@@ -282,6 +287,7 @@ def test_a_stream_of_another_device_is_refused(dataset: Dataset, open_loader: Op
     del batch
 
 
+@pytest.mark.simulator
 def test_two_loaders_share_a_device(dataset: Dataset, open_loader: OpenLoader, tmp_path: Path) -> None:
     """Of one cache folder and of two, and beside one of another device; one ends before the others."""
     loaders = [open_loader(dataset.urls, **CUDA) for _ in range(2)]
@@ -380,6 +386,7 @@ def test_a_forked_child_gets_an_error_and_touches_nothing(dataset: Dataset, tmp_
     assert not log.exists(), log.read_text()
 
 
+@pytest.mark.simulator
 def test_a_process_may_be_killed_with_copies_in_flight(dataset: Dataset, tmp_path: Path) -> None:
     """The next one works on the same folder."""
     code = """
@@ -411,6 +418,7 @@ def without(functions: list[str], folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.simulator
 def test_a_driver_that_lacks_a_function_is_too_old(dataset: Dataset, tmp_path: Path) -> None:
     lacks = without(["cuStreamGetCtx", "cuCtxSynchronize"], tmp_path / "driver")
     out = said(OPENS % "cuda", tmp_path / "cache", dataset, LD_LIBRARY_PATH=lacks)
@@ -418,6 +426,7 @@ def test_a_driver_that_lacks_a_function_is_too_old(dataset: Dataset, tmp_path: P
     assert all(word in out for word in ("too old", "lacks cuCtxSynchronize, cuStreamGetCtx", "12.0 (525.60)")), out
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("function", ["cuCtxRecordEvent", "cuMemMap"])
 def test_a_driver_that_lacks_what_is_not_needed_will_do(dataset: Dataset, tmp_path: Path, function: str) -> None:
     code = """

@@ -135,6 +135,7 @@ def test_a_device_by_number_uuid_or_as_it_comes(
     assert loader.stats().device["name"].startswith(f"cuda:{index} (")
 
 
+@pytest.mark.simulator
 def test_each_rank_takes_its_own_device(
     dataset: Dataset, open_loader: OpenLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_each_rank_takes_its_own_device(
     assert next(iter(open_loader(dataset.urls, device="cuda")))["label"].device == "cuda:1"
 
 
+@pytest.mark.simulator
 def test_a_local_rank_that_names_no_device_is_an_error_that_says_so(
     dataset: Dataset, open_loader: OpenLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_local_rank_that_names_no_device_is_an_error_that_says_so(
         open_loader(dataset.urls, device="cuda")
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("rank", ["-1", "many"])
 def test_a_local_rank_that_is_none_concerns_only_who_asks_for_it(
     dataset: Dataset, open_loader: OpenLoader, monkeypatch: pytest.MonkeyPatch, rank: str
