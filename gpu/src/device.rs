@@ -50,8 +50,10 @@ pub struct Facts {
     pub index: i32,
     /// DLPack's device type: 2 for CUDA, 1 for host memory.
     pub dlpack_type: i32,
-    /// "GPU-…" or "MIG-…", where the driver tells.
+    /// As nvidia-smi writes it, "GPU-…" or "MIG-…", where the driver tells.
     pub uuid: Option<String>,
+    /// Its place on the PCI bus, as nvidia-smi writes it, where the driver tells: "0000:3B:00.0".
+    pub pci: Option<String>,
     /// Bytes of its memory.
     pub total_bytes: u64,
     /// Compute capability, such as (9, 0).
@@ -78,6 +80,9 @@ pub trait Device: fmt::Debug + Send + Sync + 'static {
 
     /// How its memory is had: "virtual memory", "cuMemAlloc", "host memory".
     fn memory_kind(&self) -> &'static str;
+
+    /// Bytes of its memory that nobody has, in this process or another.
+    fn free_bytes(&self) -> Result<u64>;
 
     /// Takes memory, in whole units of the device, at most `bytes` rounded up to one. Gives the address and what was taken.
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)>;

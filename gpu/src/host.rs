@@ -59,6 +59,7 @@ impl HostDevice {
             index: 0,
             dlpack_type: 1,
             uuid: None,
+            pci: None,
             total_bytes,
             capability: (0, 0),
             driver: (0, 0),
@@ -107,6 +108,10 @@ impl Device for HostDevice {
 
     fn memory_kind(&self) -> &'static str {
         "host memory"
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        Ok(self.facts.total_bytes - self.state.lock().used_bytes)
     }
 
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)> {

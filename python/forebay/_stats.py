@@ -63,9 +63,12 @@ class Stats:
     notes: list[str]
     """What was announced, each thing once."""
     device: dict[str, Any] | None
-    """What the device did, where batches go to one: its name, "copy_path" ("pinned" or "pageable"), "memory", "copied_bytes" from
-    host to device, "limit_bytes", "used_bytes" and "peak_bytes" of its memory; "decoded_samples" that stay there, in
-    "decoded_bytes" of "decoded_limit_bytes", and "decoded_copied_bytes" that were copied for them besides."""
+    """The device and what it did, where batches go to one: "name", "uuid", "pci", "capability" ("9.0"), "driver" (the newest
+    CUDA that it knows: "12.4"), "total_bytes" and "free_bytes" of its memory (free now, other programs counted; None where
+    the driver doesn't say), "copy_path" ("pinned" or "pageable"), "memory" (how it was had: "virtual memory" or
+    "cuMemAlloc"), "copied_bytes" from host to device, "limit_bytes", "used_bytes" and "peak_bytes" of the loader's memory
+    there; "decoded_samples" that stay there, in "decoded_bytes" of "decoded_limit_bytes", and "decoded_copied_bytes" that were
+    copied for them besides."""
     cache: dict[str, Any]
     """The cache's own counters, as they are now; shared by all loaders of the folder in this process."""
 

@@ -1,6 +1,8 @@
 //! Finds the driver and looks every function up before it is called: cudarc panics at the first one that is missing.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, OsStr, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use cudarc::driver::sys;
@@ -19,6 +21,7 @@ const NEEDED: &[&CStr] = &[
     c"cuDeviceGetAttribute",
     c"cuDeviceGetCount",
     c"cuDeviceGetName",
+    c"cuDeviceGetPCIBusId",
     c"cuDeviceGetUuid_v2",
     c"cuDevicePrimaryCtxRelease_v2",
     c"cuDevicePrimaryCtxRetain",
@@ -73,6 +76,8 @@ pub(super) type RecordAll = unsafe extern "C" fn(sys::CUcontext, sys::CUevent) -
 /// A driver that is there and has what is needed.
 #[derive(Debug)]
 pub(super) struct Driver {
+    /// The file that it was loaded from.
+    pub(super) library: PathBuf,
     /// Its version.
     pub(super) version: (i32, i32),
     /// It has the virtual memory interface.
@@ -159,11 +164,27 @@ fn find() -> Result<Driver> {
     let record_all =
         (!record_all.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, RecordAll>(record_all) });
     Ok(Driver {
+        library: file_of(symbol(c"cuInit")),
         version,
         has_virtual_memory: VIRTUAL_MEMORY.iter().all(|name| !symbol(name).is_null()),
         record_all,
         process: std::process::id(),
     })
+}
+
+/// The file that a function was loaded from; the library's name where the dynamic linker doesn't tell.
+fn file_of(function: *mut c_void) -> PathBuf {
+    let mut about = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: there is room for the answer.
+    let known = unsafe { libc::dladdr(function, about.as_mut_ptr()) } != 0;
+    // SAFETY: zero is a value of every field.
+    let about = unsafe { about.assume_init() };
+    let name = match known && !about.dli_fname.is_null() {
+        // SAFETY: the dynamic linker's own text, which lives as long as the library is loaded; it is never closed.
+        true => unsafe { CStr::from_ptr(about.dli_fname) },
+        false => LIBRARY,
+    };
+    PathBuf::from(OsStr::from_bytes(name.to_bytes()))
 }
 
 /// cudarc opens `libcuda.so` first: an error where that is not the driver, but a toolkit's stub on the library path.

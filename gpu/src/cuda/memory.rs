@@ -285,15 +285,23 @@ impl Drop for Range<'_> {
 
 /// `taken` of what was wanted was there, and is given back.
 fn full(context: &Context, wanted: usize, taken: usize, what: &'static str) -> Error {
-    let (mut free, mut total) = (0, 0);
-    // SAFETY: writes two numbers; the caller is inside the context.
-    let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } as u32;
-    context.note("cuMemGetInfo", code);
-    Error::DeviceFull {
-        device: context.name.clone(),
-        what,
-        wanted_bytes: wanted as u64,
-        free_bytes: (free + taken) as u64,
-        total_bytes: total as u64,
+    match free_and_total(context) {
+        Ok((free, total_bytes)) => Error::DeviceFull {
+            device: context.name.clone(),
+            what,
+            wanted_bytes: wanted as u64,
+            free_bytes: free + taken as u64,
+            total_bytes,
+        },
+        Err(error) => error,
     }
+}
+
+/// Bytes of the device that nobody has, and all of them. The caller is inside the context.
+pub(super) fn free_and_total(context: &Context) -> Result<(u64, u64)> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: writes two numbers.
+    let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) } as u32;
+    context.check("cuMemGetInfo", code)?;
+    Ok((free as u64, total as u64))
 }

@@ -9,11 +9,13 @@
 
 mod context;
 mod driver;
+mod facts;
 mod kernels;
 mod memory;
 mod pinned;
 
 use std::io;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -72,13 +74,33 @@ impl CudaDevice {
         }
     }
 
+    /// The file that the driver was loaded from.
+    ///
+    /// # Errors
+    /// As [`Self::count`].
+    pub fn library() -> Result<&'static Path> {
+        Ok(&driver::driver()?.library)
+    }
+
+    /// The newest CUDA that the driver knows, such as (12, 4).
+    ///
+    /// # Errors
+    /// As [`Self::count`].
+    pub fn version() -> Result<(i32, i32)> {
+        Ok(driver::driver()?.version)
+    }
+
     /// Opens a device, or gives the one that is open.
     ///
     /// # Errors
     /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoDevice`], [`Error::Driver`].
     pub fn open(which: &Which) -> Result<Arc<dyn Device>> {
         let count = Self::count()?;
-        let uuids = || (0..count as i32).map(|index| Ok(uuid(device_at(index)?))).collect::<Result<Vec<_>>>();
+        let uuids = || {
+            (0..count as i32)
+                .map(|index| Ok(facts::uuid(facts::device_at(index)?)))
+                .collect::<Result<Vec<_>>>()
+        };
         let index = which.choose(count, uuids)?;
         let mut open = OPEN.lock();
         open.retain(|device| device.strong_count() > 0);
@@ -96,31 +118,21 @@ impl CudaDevice {
 
     fn new(index: i32) -> Result<Self> {
         let driver = driver::driver()?;
-        let device = device_at(index)?;
-        let model = name_of(device);
+        let device = facts::device_at(index)?;
+        let model = facts::model(device);
         let name: Arc<str> = format!("cuda:{index} ({model})").into();
         let context = Context::retain(driver, device, name.clone())?;
-        let attribute = |attribute| {
-            let mut value = 0;
-            // SAFETY: writes one number. An attribute that the driver doesn't know is an error, and counts as 0.
-            let code = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) } as u32;
-            if code == 0 { value } else { 0 }
-        };
-        use sys::CUdevice_attribute as A;
+        let attribute = |attribute| facts::attribute(device, attribute);
         let memory = Source::new(&context, attribute)?;
-        let mut total = 0;
-        // SAFETY: writes one number.
-        context.check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut total, device) } as u32)?;
+        let total_bytes = facts::total_bytes(&context)?;
         let facts = Facts {
             name,
             index,
             dlpack_type: 2,
-            uuid: uuid(device),
-            total_bytes: total as u64,
-            capability: (
-                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
-                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
-            ),
+            uuid: facts::uuid(device).map(|uuid| facts::uuid_text(&model, &uuid)),
+            pci: facts::pci(device),
+            total_bytes,
+            capability: facts::capability(device),
             driver: driver.version,
         };
         Ok(Self { facts, memory, kernels: OnceLock::new(), context })
@@ -157,37 +169,6 @@ pub fn end() {
     context::end();
 }
 
-fn device_at(index: i32) -> Result<sys::CUdevice> {
-    let mut device = 0;
-    // SAFETY: writes one handle.
-    match unsafe { sys::cuDeviceGet(&mut device, index) } as u32 {
-        0 => Ok(device),
-        code => {
-            let (name, text) = driver::words(code);
-            let device = format!("cuda:{index}").into();
-            Err(Error::Driver { call: "cuDeviceGet", device, code, name, text })
-        }
-    }
-}
-
-fn name_of(device: sys::CUdevice) -> String {
-    let mut name = [0u8; 256];
-    // SAFETY: writes at most so many bytes, and ends them with NUL.
-    let code = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device) } as u32;
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(0);
-    if code == 0 { String::from_utf8_lossy(&name[..end]).into_owned() } else { "unnamed".into() }
-}
-
-/// As nvidia-smi writes it; "MIG-…" is said by the version of the function that knows instances.
-fn uuid(device: sys::CUdevice) -> Option<String> {
-    let mut uuid = sys::CUuuid { bytes: [0; 16] };
-    // SAFETY: writes 16 bytes.
-    let code = unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) } as u32;
-    let hex: String = uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect();
-    (code == 0)
-        .then(|| format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
-}
-
 fn stream(raw: RawStream) -> sys::CUstream {
     std::ptr::with_exposed_provenance_mut(raw.0 as usize)
 }
@@ -203,6 +184,11 @@ impl Device for CudaDevice {
 
     fn memory_kind(&self) -> &'static str {
         self.memory.name()
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        let _inside = self.context.enter()?;
+        Ok(memory::free_and_total(&self.context)?.0)
     }
 
     fn take(&self, bytes: u64, what: &'static str) -> Result<(Address, u64)> {

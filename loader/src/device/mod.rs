@@ -85,6 +85,18 @@ pub(crate) struct DevicePlace {
 pub struct DeviceStats {
     /// "cuda:0 (NVIDIA H100)".
     pub name: String,
+    /// "GPU-…" or "MIG-…", where the driver tells.
+    pub uuid: Option<String>,
+    /// Its place on the PCI bus, where the driver tells: "0000:3B:00.0".
+    pub pci: Option<String>,
+    /// Compute capability: "9.0".
+    pub capability: String,
+    /// The newest CUDA that the driver knows: "12.4".
+    pub driver: String,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+    /// Bytes of it that nobody has now, other programs counted; none where the driver doesn't say.
+    pub free_bytes: Option<u64>,
     /// How host bytes are read: "pinned" or "pageable".
     pub copy_path: &'static str,
     /// How its memory was had: "virtual memory" or "cuMemAlloc".
@@ -225,6 +237,12 @@ impl DevicePlace {
         let (decoded_samples, decoded_bytes) = tier.map_or((0, 0), |tier| tier.held());
         DeviceStats {
             name: facts.name.to_string(),
+            uuid: facts.uuid.clone(),
+            pci: facts.pci.clone(),
+            capability: dotted(facts.capability),
+            driver: dotted(facts.driver),
+            total_bytes: facts.total_bytes,
+            free_bytes: self.device.free_bytes().ok(),
             copy_path: if self.arena().is_pinned() { "pinned" } else { "pageable" },
             memory: self.device.memory_kind(),
             copied_bytes: self.copied_bytes.load(Relaxed),
@@ -237,4 +255,9 @@ impl DevicePlace {
             decoded_copied_bytes: tier.map_or(0, |tier| tier.filled_bytes()),
         }
     }
+}
+
+/// A version as people write it: "9.0".
+pub(crate) fn dotted((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
 }

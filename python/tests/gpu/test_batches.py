@@ -172,6 +172,9 @@ def test_stats_say_what_the_device_did(dataset: Dataset, open_loader: OpenLoader
     assert device["copy_path"] == "pinned"
     assert device["copied_bytes"] == driver.counter("h2d_bytes")
     assert 0 < device["peak_bytes"] <= device["limit_bytes"]
+    assert device["uuid"].startswith("GPU-f0be464f-")
+    assert (device["pci"], device["capability"], device["driver"]) == ("0000:01:00.0", "9.0", "12.0")
+    assert (device["total_bytes"], device["free_bytes"]) == (1 << 30, (1 << 30) - device["limit_bytes"])
     assert "cuda:0" in repr(loader.stats())
     loader.close()
     assert loader.stats().device["copied_bytes"] == device["copied_bytes"]

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::Checkup;
+use super::gpu::Lack;
+use super::{Checkup, limit};
 use crate::size;
 
 /// The loader's default for host_memory_limit.
@@ -10,6 +11,9 @@ const DEFAULT_MEMORY_BYTES: u64 = 2_000_000_000;
 
 /// What the program, its threads and the interpreter take beside host_memory_limit.
 const BESIDE_BYTES: u64 = 300_000_000;
+
+/// What the lack of a device costs.
+const NO_DEVICE_COSTS: &str = "batches stay in host memory (device=\"cpu\"); device=\"cuda\" is an error";
 
 /// Less free space than this holds hardly a dataset.
 const LITTLE_SPACE_BYTES: u64 = 20_000_000_000;
@@ -167,16 +171,23 @@ fn memory(checkup: &Checkup, into: &mut Vec<Finding>) {
 
 fn gpu(checkup: &Checkup, into: &mut Vec<Finding>) {
     let gpu = &checkup.gpu;
-    if !gpu.present {
-        add(
-            into,
-            Severity::Note,
-            "no NVIDIA GPU is visible",
-            "batches stay in host memory (device=\"cpu\"); device=\"cuda\" is an error",
-            Some(
-                "in a container, start it with GPUs (--gpus all); on a machine with one, install NVIDIA's driver",
-            ),
-        );
+    let kind = gpu.error.as_ref().map(|error| error.kind);
+    match &gpu.error {
+        Some(error) if gpu.libcuda.is_some() && kind != Some(Lack::NoDevice) => {
+            let fix = match error.kind {
+                Lack::DriverTooOld => "install NVIDIA's driver for CUDA 12.0 (525.60) or newer",
+                _ => {
+                    "see that the driver's library and the kernel module are of one version, and that this user may open /dev/nvidia*"
+                }
+            };
+            add(into, Severity::Warning, &error.what, NO_DEVICE_COSTS, Some(fix));
+        }
+        _ if !gpu.present => {
+            let fix = "in a container, start it with GPUs (--gpus all) and look at CUDA_VISIBLE_DEVICES; on a machine with one, install \
+                       NVIDIA's driver";
+            add(into, Severity::Note, "no NVIDIA GPU is visible", NO_DEVICE_COSTS, Some(fix));
+        }
+        _ => {}
     }
     if !gpu.devices.is_empty() && gpu.libcuda.is_none() {
         add(
@@ -188,5 +199,21 @@ fn gpu(checkup: &Checkup, into: &mut Vec<Finding>) {
                 "install NVIDIA's driver library; in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility",
             ),
         );
+    }
+    for device in &gpu.tried {
+        if let Some(error) = &device.error {
+            let what = format!("{} can't be used: {error}", device.name);
+            let fix = "end other programs that hold it, or name another device";
+            add(into, Severity::Warning, what, "device=\"cuda\" is an error there", Some(fix));
+        }
+        if let Some(error) = &device.pinning_error {
+            let limit = limit(checkup.memory.memlock_bytes);
+            let fix = format!(
+                "raise the memory that this process may lock (ulimit -l, or the container's memlock limit); it is {limit} now"
+            );
+            let costs = "copies to the device are slower, and wait for one another";
+            let what = format!("host memory can't be pinned for {}: {error}", device.name);
+            add(into, Severity::Warning, what, costs, Some(&fix));
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Report for Checkup {
         row("SIMD", self.processor.text());
         self.storage.rows(&mut row);
         self.memory.rows(&mut row);
-        row("GPU", self.gpu.text());
+        self.gpu.rows(&mut row);
         let mut text = table.text();
         if self.findings.is_empty() {
             text.push_str("\n\nNothing is lacking.");
