@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,6 +27,8 @@ SOURCES = sorted(path for path in [*HERE.glob("*.h"), *HERE.glob("*.cu")] if pat
 # Volta and everything after it takes PTX for compute_70. Products and sums are rounded one by one, as on the host.
 OPTIONS = ["--gpu-architecture=compute_70", "--std=c++17", "--fmad=false"]
 ARCHITECTURES = ["sm_70", "sm_90", "sm_100", "sm_120"]
+# A step takes seconds, and NVRTC 12.0 never ends on some sources.
+LONGEST_SECONDS = 300
 
 
 class Compiler:
@@ -55,11 +61,33 @@ class Compiler:
             "nvrtcCreateProgram",
             ctypes.byref(program), main.encode(), b"forebay.cu", len(files), contents, names,
         )  # fmt: skip
-        status = self.call("nvrtcCompileProgram", program, len(OPTIONS), strings(OPTIONS))
+        with watched("NVRTC"):
+            status = self.call("nvrtcCompileProgram", program, len(OPTIONS), strings(OPTIONS))
         log = self.text("ProgramLog", program).strip()
         if status != 0 or log:
             raise SystemExit(f"{self.library.nvrtcGetErrorString(status).decode()}\n{log}")
         return self.text("PTX", program)
+
+
+def late(who: str, seconds: float) -> str:
+    return f"{who} has not ended after {seconds:g} s: look at what changed last in gpu/kernels/*.cu and *.h"
+
+
+@contextmanager
+def watched(who: str, seconds: float = LONGEST_SECONDS) -> Iterator[None]:
+    """Ends this process, and says why, where what happens inside doesn't end: a library can't be interrupted."""
+
+    def give_up() -> None:
+        print(late(who, seconds), file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def package(name: str) -> Path:
@@ -88,7 +116,10 @@ def assemble(ptx: str) -> None:
             file.write(ptx)
             file.flush()
             command = [str(ptxas), f"--gpu-name={architecture}", "--verbose", "--output-file=/dev/null", file.name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise SystemExit(late(f"ptxas for {architecture}", LONGEST_SECONDS)) from None
         if done.returncode != 0:
             raise SystemExit(f"ptxas refuses the PTX for {architecture}:\n{done.stdout}{done.stderr}")
         report(architecture, done.stdout + done.stderr)
