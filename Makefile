@@ -1,6 +1,7 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
 # make test-gpu, mutants, soak: device="cuda" on a simulated driver
+# make gpu-check: tests and figures of a machine with a GPU, as JSON; GPU=simulated shows that all of it runs
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
 # make kernels compiles the device's kernels to PTX: see CONTRIBUTING.md
 # make bench-full, bench-check, profile, instructions: see benches/README.md
@@ -34,8 +35,14 @@ TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-d
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 MUTANTS := $(CARGO_TARGET_DIR)/mutants
 EXTENSION := python/forebay/_forebay.abi3.so
+FAKE_CUDA := $(CARGO_TARGET_DIR)/fake-cuda
+# The Rust tests' packages and features: with others everything is built anew.
+RUST := --locked --workspace --exclude forebay-python
+DEVICE_TESTS := $(CARGO) test $(RUST) --test device
+# `make gpu-check GPU=simulated`
+SIMULATED := $(filter simulated,$(GPU))
 
-.PHONY: help demo test test-rust test-python test-gpu test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-gpu gpu-check test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -51,7 +58,7 @@ say_what_is_skipped = [ -x $(TEST_ENV)/bin/weed ] \
 test-rust: tools $(TEST_ENV)/ready
 	@$(say_what_is_skipped)
 	FOREBAY_TEST_PYTHON=$(TEST_ENV)/bin/python FOREBAY_TEST_WEED=$$(ls $(TEST_ENV)/bin/weed 2>/dev/null) \
-		$(CARGO) test --locked --workspace --exclude forebay-python $(RUST_TESTS)
+		$(CARGO) test $(RUST) $(RUST_TESTS)
 
 test-python: extension $(TEST_ENV)/ready
 	@$(say_what_is_skipped)
@@ -61,7 +68,20 @@ test-python: extension $(TEST_ENV)/ready
 
 # device="cuda" on the simulated driver, in a process of its own.
 test-gpu: extension fake-cuda $(TEST_ENV)/ready
-	LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda $(TEST_ENV)/bin/python -m pytest python/tests/gpu $(GPU_TESTS)
+	$(DEVICE_TESTS) --no-run
+	$(CARGO) build --locked -p forebay-bench -p forebay-loader --bin device_copies --bin forebay
+	LD_LIBRARY_PATH=$(FAKE_CUDA) FOREBAY_TEST_BIN=$(CARGO_TARGET_DIR)/debug FOREBAY_TEST_DEVICE="$(DEVICE_TESTS) --" \
+		$(TEST_ENV)/bin/python -m pytest python/tests/gpu $(GPU_TESTS)
+
+# What stands on standard output is the JSON alone; of the simulated driver no figure means anything, and nothing is built for one. A machine without a device is told so before anything is built.
+gpu-check:
+	@$(if $(SIMULATED),$(MAKE) --no-print-directory fake-cuda >&2)
+	@$(if $(SIMULATED),LD_LIBRARY_PATH=$(FAKE_CUDA)) PYTHONPATH=benches $(PYTHON) -m harness.gpu.driver $(SIMULATED:%=--%)
+	@$(MAKE) --no-print-directory $(if $(SIMULATED),extension,extension-release) $(TEST_ENV)/ready >&2
+	@$(CARGO) build --locked $(if $(SIMULATED),,--release) -p forebay-bench -p forebay-loader --bins >&2
+	@$(DEVICE_TESTS) --no-run >&2
+	@$(if $(SIMULATED),LD_LIBRARY_PATH=$(FAKE_CUDA)) PYTHONPATH=python:demo:benches $(TEST_ENV)/bin/python -m harness.gpu \
+		--bin $(CARGO_TARGET_DIR)/$(if $(SIMULATED),debug,release) --conformance "$(DEVICE_TESTS) --" $(SIMULATED:%=--%) $(GPU_CHECK)
 
 # The same with one bug on purpose at a time, each of which must be found.
 mutants: fake-cuda $(TEST_ENV)/ready
@@ -70,20 +90,20 @@ mutants: fake-cuda $(TEST_ENV)/ready
 	cp python/forebay/*.py $(MUTANTS)/forebay
 	cp $(CARGO_TARGET_DIR)/debug/lib_forebay.so $(MUTANTS)/$(notdir $(EXTENSION)).new
 	mv $(MUTANTS)/$(notdir $(EXTENSION)).new $(MUTANTS)/forebay/$(notdir $(EXTENSION))
-	FOREBAY_TEST_MUTANTS=$(MUTANTS) LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda \
+	FOREBAY_TEST_MUTANTS=$(MUTANTS) LD_LIBRARY_PATH=$(FAKE_CUDA) \
 		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_mutants.py $(GPU_TESTS)
 
 # 1,000 seeds of consumers that do what comes to their minds.
 soak: extension fake-cuda $(TEST_ENV)/ready
-	FOREBAY_TEST_SEEDS=$(or $(SEEDS),1000) LD_LIBRARY_PATH=$(CARGO_TARGET_DIR)/fake-cuda \
+	FOREBAY_TEST_SEEDS=$(or $(SEEDS),1000) LD_LIBRARY_PATH=$(FAKE_CUDA) \
 		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_soak.py $(GPU_TESTS)
 
 # A folder for LD_LIBRARY_PATH: the simulated driver, under the names that programs load a driver by.
 fake-cuda: tools
 	$(CARGO) build --locked -p forebay-fake-cuda
-	mkdir -p $(CARGO_TARGET_DIR)/fake-cuda
-	cd $(CARGO_TARGET_DIR)/fake-cuda && cp ../debug/libforebay_fake_cuda.so new && mv new libcuda.so.1 && ln -sf libcuda.so.1 libcuda.so
-	@echo "$(CARGO_TARGET_DIR)/fake-cuda"
+	mkdir -p $(FAKE_CUDA)
+	cd $(FAKE_CUDA) && cp ../debug/libforebay_fake_cuda.so new && mv new libcuda.so.1 && ln -sf libcuda.so.1 libcuda.so
+	@echo "$(FAKE_CUDA)"
 
 lint: tools $(LINT_ENV)/ready kernels-check
 	$(CARGO) fmt --all --check
@@ -125,7 +145,7 @@ instructions: $(TEST_ENV)/ready
 		$(if $(UPDATE),--update)
 
 docs: tools
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --exclude forebay-python --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(RUST) --no-deps
 	@echo "$(CARGO_TARGET_DIR)/doc/forebay_loader/index.html"
 
 wheel: tools $(WHEEL_ENV)/ready
@@ -136,7 +156,7 @@ test-wheel: wheel
 	$(PYTHON) tools/try_wheel.py dist/*.whl
 
 clean:
-	rm -rf $(EXTENSION) dist demo-data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(EXTENSION) dist demo-data gpu-check.json .pytest_cache .mypy_cache .ruff_cache
 	@echo "Environments and build output stay in $(CACHE)"
 
 tools:

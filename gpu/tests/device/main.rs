@@ -17,6 +17,7 @@ use std::sync::Arc;
 use forebay_gpu::cuda::CudaDevice;
 use forebay_gpu::host::HostDevice;
 use forebay_gpu::{Device, Which};
+use parking_lot::Mutex;
 
 fn at_once() -> Arc<dyn Device> {
     HostDevice::new(64 << 20)
@@ -26,6 +27,9 @@ fn at_once() -> Arc<dyn Device> {
 fn held() -> Arc<dyn Device> {
     HostDevice::held(64 << 20)
 }
+
+/// Tests on CUDA go one at a time: some take all of the device's memory.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn cuda() -> Arc<dyn Device> {
     CudaDevice::open(&Which::OfThisRank { local_rank: None }).unwrap()
@@ -37,6 +41,7 @@ macro_rules! on_cuda {
             #[test]
             #[ignore = "needs a CUDA driver: make test-gpu, make gpu-check"]
             fn $test() {
+                let _alone = crate::ALONE.lock();
                 crate::$part::$test(&crate::cuda());
             }
         )*
