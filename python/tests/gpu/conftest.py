@@ -6,12 +6,13 @@ Tests that need nothing of it run on a real driver too.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import simulator
-from consumer import Consumer
+from consumer import Consumer, as_before
 from simulator import Simulator
 
 
@@ -55,6 +56,18 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Simulator | None]:
     # What a failed test holds is in its traceback.
     if request.node.stash.get(CALLED, False):
         machine.check()
+
+
+@pytest.fixture
+def borrowed(driver: Simulator | None) -> Callable[[], AbstractContextManager[None]]:
+    """Whatever is called inside leaves the thread's context and capture mode as they were."""
+    return driver.borrowed if driver else as_before
+
+
+@pytest.fixture
+def delays(driver: Simulator | None) -> Callable[[int], None]:
+    """Makes the order of what streams do another one, by a seed. A real driver has its own."""
+    return (lambda seed: driver.configure(f"seed={seed}")) if driver else lambda _: None
 
 
 @pytest.fixture

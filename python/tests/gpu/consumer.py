@@ -6,12 +6,15 @@ All by ctypes, from dlpack.h and cuda.h.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from simulator import load
 
 NON_BLOCKING = 1
+RELAXED = 2
 PAGE_LOCKED = 0
 
 
@@ -81,6 +84,24 @@ class Taken:
         """Calls the deleter: without the interpreter's lock, or with it."""
         kind = ctypes.PYFUNCTYPE if with_gil else ctypes.CFUNCTYPE
         kind(None, ctypes.c_void_p)(self._managed.deleter)(ctypes.addressof(self._managed))
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """The calling thread's context and capture mode are afterwards what they were, as the driver tells them."""
+    before = _thread_state()
+    yield
+    assert _thread_state() == before
+
+
+def _thread_state() -> tuple[int | None, int]:
+    library, context, mode = load(), ctypes.c_void_p(), ctypes.c_int(RELAXED)
+    assert library.cuCtxGetCurrent(ctypes.byref(context)) == 0
+    # The mode can be asked for only by setting another.
+    assert library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
+    found = mode.value
+    assert library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
+    return context.value, found
 
 
 class Consumer:

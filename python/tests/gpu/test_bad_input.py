@@ -19,8 +19,11 @@ from simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from conftest import Dataset, OpenLoader
+
+    Borrowed = Callable[[], AbstractContextManager[None]]
 
 IMAGE = {"image": forebay.Image("jpg", transform=[forebay.Resize((64, 64))])}
 CUDA: dict[str, Any] = {"fields": IMAGE, "device": "cuda", "gpu_memory_limit": "32MB"}
@@ -303,7 +306,7 @@ def test_two_loaders_share_a_device(dataset: Dataset, open_loader: OpenLoader, t
 
 
 def test_a_stream_under_capture_is_left_alone(
-    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, consumer: Consumer
+    dataset: Dataset, open_loader: OpenLoader, borrowed: Borrowed, consumer: Consumer
 ) -> None:
     """The error says what to do instead, and the capture ends well; what is let go meanwhile is waited for all the same."""
     stream, other = consumer.stream(), consumer.stream()
@@ -316,7 +319,7 @@ def test_a_stream_under_capture_is_left_alone(
         beside = Taken(batch["image"].__dlpack__(stream=other))
         consumer.fill(earlier.address, earlier.bytes, other)
         consumer.capture(stream, mode)
-        with driver.borrowed():
+        with borrowed():
             with pytest.raises(BufferError, match=r"captured.*copy the batch"):
                 batch["image"].__dlpack__(stream=stream)
             with pytest.raises(forebay.DeviceError, match="captured"):
@@ -334,7 +337,7 @@ def test_a_stream_under_capture_is_left_alone(
 
 
 def test_what_is_let_go_in_a_capture_of_its_stream_is_used_again_behind_it(
-    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, consumer: Consumer
+    dataset: Dataset, open_loader: OpenLoader, borrowed: Borrowed, consumer: Consumer
 ) -> None:
     stream = consumer.stream()
     loader = open_loader(dataset.urls, **{**CUDA, "gpu_memory_limit": 2 << 20})
@@ -343,7 +346,7 @@ def test_what_is_let_go_in_a_capture_of_its_stream_is_used_again_behind_it(
     taken = Taken(batch["image"].__dlpack__(stream=stream))
     consumer.fill(taken.address, taken.bytes, stream)
     consumer.capture(stream, 0)
-    with driver.borrowed():
+    with borrowed():
         taken.release()
         del batch
         gc.collect()

@@ -14,7 +14,12 @@ from consumer import Consumer, Taken
 from simulator import Simulator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from conftest import Dataset, OpenLoader
+
+    Borrowed = Callable[[], AbstractContextManager[None]]
 
 FIELDS = {
     "image": forebay.Image("jpg", transform=[forebay.Resize((32, 32))]),
@@ -65,14 +70,14 @@ def test_a_capsule_says_what_it_holds(
 def test_bytes_are_right_on_a_stream_of_the_consumers(
     dataset: Dataset,
     open_loader: OpenLoader,
-    driver: Simulator,
+    delays: Callable[[int], None],
     consumer: Consumer,
     right: Any,
     seed: int,
     versioned: bool,
 ) -> None:
     """It lets go of what its stream still works on, and overwrites it there."""
-    driver.configure(f"seed={seed}")
+    delays(seed)
     stream = consumer.stream(blocking=bool(seed % 2))
     read = []
     for batch, theirs in zip(on_device(dataset, open_loader, gpu_memory_limit=2 << 20), right, strict=True):
@@ -328,9 +333,9 @@ def test_deleters_run_on_any_thread_under_any_context(
 
 
 def test_no_call_leaves_a_trace_on_the_users_thread(
-    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, consumer: Consumer
+    dataset: Dataset, open_loader: OpenLoader, borrowed: Borrowed, consumer: Consumer
 ) -> None:
-    with driver.borrowed():
+    with borrowed():
         loader = on_device(dataset, open_loader)
         for batch in loader:
             image = batch["image"]
