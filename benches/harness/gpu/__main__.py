@@ -129,7 +129,7 @@ def main() -> int:
             bin=arguments.bin,
             logs=work / "logs",
             threads=arguments.threads,
-            rounds=2 if arguments.simulated else 7,
+            rounds=3 if arguments.simulated else 7,
             small=arguments.simulated,
         )
         clear(place.work)

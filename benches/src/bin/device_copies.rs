@@ -116,14 +116,16 @@ impl Place {
     /// Copies one buffer over and over.
     fn plain(&self, from: &Lease, bytes: u64) -> Result<f64> {
         let mut to = self.memory.take(from.len() as u64, "the buffer")?.context("no room on the device")?;
-        to.guard(Guard::Everything);
         let times = bytes.div_ceil(from.len() as u64);
         let start = Instant::now();
-        for _ in 0..times {
-            // SAFETY: `self` keeps the bytes, and the guard the room, until all is done.
-            unsafe { self.device.copy_in(from.as_ptr(), to.address(), from.len(), self.stream.raw())? };
-        }
-        Event::record(&self.device, self.stream.raw())?.block()?;
+        // SAFETY: `self` keeps the bytes, and the guard the room, until all is done.
+        let copy =
+            |_| unsafe { self.device.copy_in(from.as_ptr(), to.address(), from.len(), self.stream.raw()) };
+        let started = (0..times).try_for_each(copy);
+        let done = Event::record(&self.device, self.stream.raw()).map(Arc::new);
+        to.guard(done.as_ref().map_or(Guard::Everything, |done| Guard::Event(done.clone())));
+        started?;
+        done?.block()?;
         Ok(times as f64 * from.len() as f64 / 1e9 / start.elapsed().as_secs_f64())
     }
 
