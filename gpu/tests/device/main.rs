@@ -90,6 +90,7 @@ on_every_device! {
     order::an_event_is_done_when_its_work_is,
     order::everything_is_done_behind_a_wait_for_everything,
     order::a_stream_of_ours_is_not_being_captured,
+    order::any_thread_may_call_at_any_time,
     memory::what_is_taken_is_apart_and_aligned,
     memory::more_than_there_is_is_an_error_that_takes_nothing,
     memory::host_memory_is_pinned_again_once_it_was_let_go,

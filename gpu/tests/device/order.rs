@@ -95,6 +95,20 @@ pub(crate) fn everything_is_done_behind_a_wait_for_everything(device: &Arc<dyn D
     }
 }
 
+pub(crate) fn any_thread_may_call_at_any_time(device: &Arc<dyn Device>) {
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let (place, wanted) = (Place::new(device, 1 << 20), noise(100_003, thread * 5 + round));
+                    place.put(place.at.offset(thread), &wanted);
+                    assert!(place.get(place.at.offset(thread), wanted.len()) == wanted, "thread {thread}");
+                }
+            });
+        }
+    });
+}
+
 pub(crate) fn a_stream_of_ours_is_not_being_captured(device: &Arc<dyn Device>) {
     let stream = Stream::new(device).unwrap();
     for raw in [stream.raw(), RawStream::LEGACY, RawStream::PER_THREAD] {
