@@ -98,11 +98,12 @@ soak: extension fake-cuda $(TEST_ENV)/ready
 	FOREBAY_TEST_SEEDS=$(or $(SEEDS),1000) LD_LIBRARY_PATH=$(FAKE_CUDA) \
 		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_soak.py $(GPU_TESTS)
 
-# A folder for LD_LIBRARY_PATH: the simulated driver, under the names that programs load a driver by.
+# A folder for LD_LIBRARY_PATH: the simulated driver and nvJPEG, one library under the names that programs load them by.
 fake-cuda: tools
 	$(CARGO) build --locked -p forebay-fake-cuda
 	mkdir -p $(FAKE_CUDA)
-	cd $(FAKE_CUDA) && cp ../debug/libforebay_fake_cuda.so new && mv new libcuda.so.1 && ln -sf libcuda.so.1 libcuda.so
+	cd $(FAKE_CUDA) && cp ../debug/libforebay_fake_cuda.so new && mv new libcuda.so.1 && ln -sf libcuda.so.1 libcuda.so \
+		&& ln -sf libcuda.so.1 libnvjpeg.so.12
 	@echo "$(FAKE_CUDA)"
 
 lint: tools $(LINT_ENV)/ready kernels-check

@@ -32,6 +32,11 @@ impl Clock {
         self.of(point.timeline) >= point.count
     }
 
+    /// Whether it knows all that `other` knows.
+    pub(crate) fn knows_all(&self, other: &Clock) -> bool {
+        other.0.iter().enumerate().all(|(timeline, count)| self.of(timeline) >= *count)
+    }
+
     /// Learns all that `other` knows.
     pub(crate) fn join(&mut self, other: &Clock) {
         if self.0.len() < other.0.len() {

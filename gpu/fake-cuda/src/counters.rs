@@ -41,6 +41,10 @@ counters! {
     pinned_bytes,
     /// Kernels launched.
     launches,
+    /// Images decoded by nvJPEG.
+    jpeg_images,
+    /// Groups of them.
+    jpeg_groups,
     /// Graphs launched.
     graph_launches,
     /// Streams created.

@@ -93,23 +93,42 @@ impl Call {
     }
 }
 
-/// Makes a call: the result as the API has it.
-pub(crate) fn call(
-    name: &'static str,
-    rules: Rules,
-    body: impl FnOnce(&mut Call) -> Result<(), Code>,
-) -> i32 {
-    match enter(name, rules, body) {
-        Ok(()) => 0,
-        Err(code) => code.0,
+/// What functions of a library answer, beside success.
+pub(crate) trait Answer: From<Code> {
+    /// What the plan of faults has for a function.
+    fn planned(code: Code) -> Self;
+
+    /// As the API has it.
+    fn number(self) -> i32;
+}
+
+impl Answer for Code {
+    fn planned(code: Code) -> Self {
+        code
+    }
+
+    fn number(self) -> i32 {
+        self.0
     }
 }
 
-fn enter(
+/// Makes a call: the result as the API has it.
+pub(crate) fn call<E: Answer>(
     name: &'static str,
     rules: Rules,
-    body: impl FnOnce(&mut Call) -> Result<(), Code>,
-) -> Result<(), Code> {
+    body: impl FnOnce(&mut Call) -> Result<(), E>,
+) -> i32 {
+    match enter(name, rules, body) {
+        Ok(()) => 0,
+        Err(error) => error.number(),
+    }
+}
+
+fn enter<E: Answer>(
+    name: &'static str,
+    rules: Rules,
+    body: impl FnOnce(&mut Call) -> Result<(), E>,
+) -> Result<(), E> {
     if rules.initialised || name == "cuInit" {
         process::same(name)?;
     }
@@ -120,17 +139,17 @@ fn enter(
             &Origin::here(name),
             None,
         );
-        return Err(Code::NOT_PERMITTED);
+        return Err(Code::NOT_PERMITTED.into());
     }
     let mut call = Call { name, state: lock(), context: 0 };
     if call.settings.missing.contains(name) {
         let what = "this version of the driver doesn't have the function: look it up first";
         let origin = call.origin();
         call.found(Kind::Missing, what, &origin, None);
-        return Err(Code::NOT_SUPPORTED);
+        return Err(Code::NOT_SUPPORTED.into());
     }
     if rules.initialised && !call.initialised {
-        return Err(Code::NOT_INITIALIZED);
+        return Err(Code::NOT_INITIALIZED.into());
     }
     if rules.blocks && gil::held() {
         let origin = call.origin();
@@ -141,11 +160,11 @@ fn enter(
     if call.context != 0 {
         let context = call.context;
         if !call.contexts.contains_key(&context) {
-            return if rules.context { Err(Code::CONTEXT_IS_DESTROYED) } else { body(&mut call) };
+            return if rules.context { Err(Code::CONTEXT_IS_DESTROYED.into()) } else { body(&mut call) };
         }
         lost = call.sticky(context);
     } else if rules.context {
-        return Err(Code::INVALID_CONTEXT);
+        return Err(Code::INVALID_CONTEXT.into());
     }
     if rules.context && !rules.releases {
         lost?;
@@ -153,9 +172,9 @@ fn enter(
     if rules.unsafe_in_capture {
         call.forbid_during_capture(name)?;
     }
-    call.fault(name)?;
+    call.fault(name).map_err(E::planned)?;
     body(&mut call)?;
-    if rules.releases { lost } else { Ok(()) }
+    if rules.releases { Ok(lost?) } else { Ok(()) }
 }
 
 /// Writes a result where the caller wants it.

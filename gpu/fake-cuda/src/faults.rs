@@ -1,9 +1,10 @@
 //! Errors by plan: which call fails, the how manieth time, and with what.
 //!
 //! A plan is a list, separated by commas, of `WHAT@N`, `WHAT@N+` (that one and all after it) and either with `:CODE`. WHAT is the name of
-//! a function of the driver, or one of
+//! a function of the driver or of nvJPEG, or one of
 //! - `oom`: an allocation of device or pinned memory, out of memory;
-//! - `launch`: a kernel, which fails while it runs and leaves its context unusable;
+//! - `launch`: a kernel or the decoding of a group of images, which fails while it runs and leaves its context unusable;
+//! - `jpeg`: an image that nvJPEG is to decode, which it doesn't support;
 //! - `lost`: any operation on a stream, at which the device is lost.
 
 use std::collections::HashMap;
@@ -42,8 +43,15 @@ impl Fault {
             "oom" => Code::OUT_OF_MEMORY,
             "launch" => Code::LAUNCH_FAILED,
             "lost" => Code::ECC_UNCORRECTABLE,
+            // NVJPEG_STATUS_JPEG_NOT_SUPPORTED and NVJPEG_STATUS_INTERNAL_ERROR.
+            "jpeg" => Code(4),
+            _ if what.starts_with("nvjpeg") => Code(8),
             _ if what.starts_with("cu") => Code::UNKNOWN,
-            _ => return Err(format!("{what:?} is neither a function of the driver nor oom, launch or lost")),
+            _ => {
+                return Err(format!(
+                    "{what:?} is no function of the driver or of nvJPEG, nor oom, launch, jpeg or lost"
+                ));
+            }
         };
         Ok(Fault {
             what: what.to_owned(),

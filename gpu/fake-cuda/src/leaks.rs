@@ -73,6 +73,13 @@ impl State {
         found.extend(modules.map(|module| ("a module".to_owned(), module.origin.clone())));
         let graphs = self.graphs.values().filter(|graph| of(graph.context));
         found.extend(graphs.map(|graph| ("a graph".to_owned(), graph.origin.clone())));
+        let made = |context: u64, origin: &Origin| of(context).then(|| origin.clone());
+        let handles = self.jpeg.handles.values().filter_map(|handle| made(handle.context, &handle.origin));
+        found.extend(handles.map(|origin| ("an nvJPEG handle".to_owned(), origin)));
+        let states = self.jpeg.states.values().filter_map(|state| made(state.context, &state.origin));
+        found.extend(states.map(|origin| ("an nvJPEG state".to_owned(), origin)));
+        let parsed = self.jpeg.parsed.values().filter_map(|parsed| made(parsed.context, &parsed.origin));
+        found.extend(parsed.map(|origin| ("an nvJPEG stream".to_owned(), origin)));
         found
     }
 

@@ -11,6 +11,7 @@
 //! - A device address lies in memory without rights; its bytes are at a constant distance, known to copies and kernels (`memory`). Physical
 //!   memory of the virtual memory interface is a file in memory, so that a descriptor of it is the same memory in another process (`physical`).
 //! - PTX is read only for its version, target and entries. The kernel itself is its host build.
+//! - [`nvjpeg`] decodes JPEG images by libjpeg-turbo, as a second library with the driver's state.
 //!
 //! # What is found, and how
 //! Nothing of this depends on when an operation happens to run.
@@ -39,7 +40,7 @@
 //! # Settings
 //! `FOREBAY_FAKE_CUDA_<KEY>`, read at the first call, or [`control::forebay_fake_configure`]: `seed`, `delay_us`, `devices`, `memory_mib`,
 //! `version`, `bus_gbps` and `bus_latency_us` (nothing: as fast as memory), `faults` (`oom@3,launch@1,lost@9,cuStreamCreate@2+:46`),
-//! `missing`, `vmm=0`, `rdma=0`, `allow=KIND,…`, `guard=0` (no hashes, for measuring), `leaks=0`, `abort=1` (at the first finding),
+//! `missing`, `vmm=0`, `rdma=0`, `nvjpeg`, `jpeg_engines`, `allow=KIND,…`, `guard=0` (no hashes, for measuring), `leaks=0`, `abort=1` (at the first finding),
 //! `exit_code` (of a process with findings), `log` (a file that findings are appended to, also by children), `quiet=1`.
 //! [`older::forebay_fake_write_older`] writes a library that lacks functions, as an older driver does.
 
@@ -64,6 +65,7 @@ mod host;
 mod leaks;
 mod memory;
 mod modules;
+pub mod nvjpeg;
 pub mod older;
 mod physical;
 mod places;

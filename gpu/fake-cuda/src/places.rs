@@ -69,8 +69,9 @@ fn shown(text: &str) -> String {
     let own = |frame: &&String| {
         ["forebay_fake_cuda::", "backtrace", "<unknown>"].iter().any(|word| frame.contains(word))
     };
-    let entry =
-        frames.iter().take(MOST).rposition(|frame| frame.starts_with("cu") || frame.contains("::abi::"));
+    let entry = frames.iter().take(MOST).rposition(|frame| {
+        frame.starts_with("cu") || frame.starts_with("nvjpeg") || frame.contains("::abi::")
+    });
     let first = entry.map_or_else(|| frames.iter().take_while(own).count(), |at| at + 1);
     let around = |frame: &&String| {
         ["__rust_begin_short_backtrace", "__libc_start"].iter().any(|word| frame.contains(word))

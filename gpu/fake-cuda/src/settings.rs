@@ -37,6 +37,10 @@ pub(crate) struct Settings {
     pub(crate) vmm: bool,
     /// `rdma=0`: a device without GPUDirect RDMA.
     pub(crate) rdma: bool,
+    /// `nvjpeg`: the version of nvJPEG, as 12040 for 12.4.0; 0 for one that doesn't work.
+    pub(crate) nvjpeg: i32,
+    /// `jpeg_engines`: how many engines for JPEG the devices have.
+    pub(crate) jpeg_engines: u32,
     /// `guard=0`: host memory under copy is neither hashed nor poisoned, for measuring.
     pub(crate) guard: bool,
     /// `leaks=0`: what isn't freed at exit is not reported.
@@ -66,6 +70,8 @@ impl Default for Settings {
             allowed: BTreeSet::new(),
             vmm: true,
             rdma: true,
+            nvjpeg: 12_040,
+            jpeg_engines: 0,
             guard: true,
             leaks: true,
             abort: false,
@@ -89,6 +95,8 @@ const KEYS: &[&str] = &[
     "allow",
     "vmm",
     "rdma",
+    "nvjpeg",
+    "jpeg_engines",
     "guard",
     "leaks",
     "abort",
@@ -138,6 +146,8 @@ impl Settings {
             }
             "vmm" => self.vmm = yes(value)?,
             "rdma" => self.rdma = yes(value)?,
+            "nvjpeg" => self.nvjpeg = number(value)?,
+            "jpeg_engines" => self.jpeg_engines = number(value)?,
             "guard" => self.guard = yes(value)?,
             "leaks" => self.leaks = yes(value)?,
             "abort" => self.abort = yes(value)?,

@@ -20,6 +20,7 @@ use crate::history::{History, Operation};
 use crate::host::{Guard, Guards, PinnedMemory};
 use crate::memory::{AddressSpace, Bad, Usage};
 use crate::modules::{Function, Module};
+use crate::nvjpeg::Jpeg;
 use crate::physical::Physical;
 use crate::places::Origin;
 use crate::settings::Settings;
@@ -80,6 +81,7 @@ pub(crate) struct State {
     pub(crate) graphs: HashMap<u64, Graph>,
     pub(crate) captures: HashMap<u64, Capture>,
     pub(crate) physical: HashMap<u64, Physical>,
+    pub(crate) jpeg: Jpeg,
     pub(crate) dead: HashMap<u64, Dead>,
     pub(crate) memory: AddressSpace,
     pub(crate) pinned: PinnedMemory,
@@ -119,6 +121,7 @@ impl State {
             graphs: HashMap::new(),
             captures: HashMap::new(),
             physical: HashMap::new(),
+            jpeg: Jpeg::default(),
             dead: HashMap::new(),
             memory: AddressSpace::new()
                 .expect("2 TiB of addresses, without memory, for the simulated devices"),

@@ -16,7 +16,7 @@ macro_rules! driver {
             #[doc = concat!("`", stringify!($name), "` of the CUDA driver API.")]
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $name($($argument: $type),*) -> i32 {
-                $crate::entry::call(stringify!($name), $rules, |$call| $body)
+                $crate::entry::call::<$crate::codes::Code>(stringify!($name), $rules, |$call| $body)
             }
         )*
 

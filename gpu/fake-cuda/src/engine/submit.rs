@@ -112,8 +112,18 @@ impl State {
 
     /// Guards the host memory of a copy until the host knows that it is complete.
     fn guard(&mut self, operation: &Arc<Operation>, work: &Work) {
+        if !self.settings.guard {
+            return;
+        }
+        if let Work::Jpeg(jpeg) = work {
+            for bytes in jpeg.guarded() {
+                let (point, origin, hash) =
+                    (operation.point, operation.origin.clone(), Some(hash_of(&bytes)));
+                self.guards.add(Guard { bytes, point, origin, hash, target: false, poisoned: false });
+            }
+        }
         let Work::Copy { from, to, bytes, route } = work else { return };
-        if !self.settings.guard || *bytes == 0 {
+        if *bytes == 0 {
             return;
         }
         let (start, target) = match route {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use forebay_kernels::host::HostKernel;
 
+use crate::nvjpeg::work::Jpeg;
+
 /// What an operation does. A graph keeps it to do it again.
 #[derive(Clone)]
 pub(crate) enum Work {
@@ -18,6 +20,8 @@ pub(crate) enum Work {
     Fill { to: u64, bytes: u64, pattern: [u8; 4], width: usize },
     /// A kernel.
     Kernel(Launch),
+    /// A group of images, decoded.
+    Jpeg(Arc<Jpeg>),
     /// A function on the host.
     Host { function: HostFunction, data: usize },
     /// A function on the host that also gets the stream and its error.
@@ -63,6 +67,7 @@ impl Work {
             Work::Claim { address, bytes } | Work::Free { address, bytes } => {
                 vec![(*address..address + bytes, true)]
             }
+            Work::Jpeg(jpeg) => jpeg.accesses(),
             _ => Vec::new(),
         }
     }

@@ -78,6 +78,7 @@ fn perform(state: &mut Locked, stream: u64, task: &Task) {
         });
         let done = match &task.work {
             Work::Kernel(launch) => kernel(state, context, launch, &task.operation),
+            Work::Jpeg(jpeg) => jpeg.run(state),
             work => {
                 other(state, stream, work, &task.operation);
                 Ok(())
@@ -94,7 +95,7 @@ fn perform(state: &mut Locked, stream: u64, task: &Task) {
 
 fn other(state: &mut Locked, stream: u64, work: &Work, operation: &Arc<Operation>) {
     match work {
-        Work::Nothing | Work::Kernel(_) | Work::Claim { .. } => {}
+        Work::Nothing | Work::Kernel(_) | Work::Jpeg(_) | Work::Claim { .. } => {}
         Work::Copy { from, to, bytes, route } => {
             if *route == Route::ToHost {
                 state.before_write(*to..to + bytes, operation);

@@ -9,6 +9,7 @@ mod basics;
 mod capture;
 mod faults;
 mod host_memory;
+mod jpeg;
 mod lifetimes;
 mod loaded;
 mod processes;
