@@ -1,7 +1,7 @@
 //! What a device can do, as a trait: memory, streams, events, copies, kernels. Nothing outside this crate names CUDA.
 //!
 //! The trait is the narrow waist: raw handles, and the rules that come with them as safety contracts. What is used by others is above it and
-//! safe: [`Stream`] and [`Event`] free themselves, [`DeviceMemory`](crate::memory::DeviceMemory) hands out memory, [`staging`](crate::staging)
+//! safe: [`Stream`] and [`Event`] free themselves, [`DeviceMemory`] hands out memory, [`staging`](crate::staging)
 //! keeps host bytes in place while a copy reads them.
 #![allow(unsafe_code)]
 
@@ -13,6 +13,8 @@ use std::sync::Arc;
 use forebay_kernels::{Kernel, Launch};
 
 use crate::error::Result;
+use crate::jpeg;
+use crate::memory::DeviceMemory;
 
 /// A place in a device's memory. Never to be dereferenced by the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +164,17 @@ pub trait Device: fmt::Debug + Send + Sync + 'static {
         argument: &[u8],
         stream: RawStream,
     ) -> Result<()>;
+
+    /// Opens the device's JPEG decoder, which works on this stream alone and takes what it needs out of this memory.
+    ///
+    /// # Errors
+    /// [`Error::NoJpeg`](crate::Error::NoJpeg).
+    fn jpeg_codec(
+        self: Arc<Self>,
+        memory: &DeviceMemory,
+        stream: RawStream,
+        settings: &jpeg::Settings,
+    ) -> Result<Box<dyn jpeg::Codec>>;
 
     /// Pins host memory for copies that overlap with other work.
     fn pin(&self, start: NonNull<u8>, bytes: usize) -> io::Result<()>;

@@ -103,6 +103,26 @@ pub enum Error {
         /// What its compiler said.
         log: String,
     },
+    /// The device decodes no JPEG images: it can't, or what it takes for that is missing.
+    #[error("no JPEG decoding on {device}: {what}")]
+    NoJpeg {
+        /// Which device.
+        device: Arc<str>,
+        /// What was looked for and where, and what to do.
+        what: String,
+    },
+    /// A call of the device's JPEG library failed.
+    #[error("{call} failed on {device}: {name} ({code})")]
+    Jpeg {
+        /// The function.
+        call: &'static str,
+        /// Which device.
+        device: Arc<str>,
+        /// The library's number for the error.
+        code: i32,
+        /// The library's name for it.
+        name: &'static str,
+    },
     /// A stream that belongs to another device, or is being captured.
     #[error("stream {stream:#x}: {what}")]
     Stream {

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 
 use crate::device::{Address, Capture, Device, Facts, RawEvent, RawStream};
 use crate::error::{Error, Result};
+use crate::jpeg;
+use crate::memory::DeviceMemory;
 
 /// See the module.
 #[derive(Debug)]
@@ -209,6 +211,18 @@ impl Device for HostDevice {
             device: self.facts.name.clone(),
             name: kernel.into(),
             log: "host memory runs no kernels: the CPU's own code does what they do".into(),
+        })
+    }
+
+    fn jpeg_codec(
+        self: Arc<Self>,
+        _: &DeviceMemory,
+        _: RawStream,
+        _: &jpeg::Settings,
+    ) -> Result<Box<dyn jpeg::Codec>> {
+        Err(Error::NoJpeg {
+            device: self.facts.name.clone(),
+            what: "host memory has no decoder: the CPU's own code does what one does".into(),
         })
     }
 

@@ -12,6 +12,7 @@ mod driver;
 mod facts;
 mod kernels;
 mod memory;
+mod nvjpeg;
 mod pinned;
 
 use std::io;
@@ -25,12 +26,15 @@ use parking_lot::Mutex;
 
 use crate::device::{Address, Capture, Device, Facts, RawEvent, RawStream};
 use crate::error::{Error, Result};
+use crate::jpeg;
+use crate::memory::DeviceMemory;
 use crate::mutant::{self, Mutant};
 use crate::which::Which;
 
 use context::Context;
 use kernels::Kernels;
 use memory::Source;
+use nvjpeg::NvJpeg;
 
 /// cuda.h: CUDA_ERROR_NOT_READY, the answer to a question, not an error.
 const NOT_READY: u32 = 600;
@@ -360,6 +364,15 @@ impl Device for CudaDevice {
             )
         } as u32;
         inside.check("cuLaunchKernel", code)
+    }
+
+    fn jpeg_codec(
+        self: Arc<Self>,
+        memory: &DeviceMemory,
+        on: RawStream,
+        settings: &jpeg::Settings,
+    ) -> Result<Box<dyn jpeg::Codec>> {
+        Ok(Box::new(NvJpeg::open(self, memory, on, settings)?))
     }
 
     fn pin(&self, start: NonNull<u8>, bytes: usize) -> io::Result<()> {

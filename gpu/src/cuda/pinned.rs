@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use cudarc::driver::sys;
 
 use super::context::Context;
+use crate::error::Result;
 
 /// One registration: some drivers refuse more at once.
 const PIECE_BYTES: usize = 64 << 30;
@@ -38,6 +39,34 @@ pub(super) fn unpin(context: &Context, start: NonNull<u8>, bytes: usize) {
         // SAFETY: registered by `pin`, and the caller says that no copy is under way.
         context.note("cuMemHostUnregister", unsafe { sys::cuMemHostUnregister(at.as_ptr().cast()) } as u32);
     }
+}
+
+/// Pinned memory of the driver's own.
+#[derive(Debug)]
+pub(super) struct Allocated {
+    pub(super) start: NonNull<u8>,
+    pub(super) bytes: usize,
+}
+
+// SAFETY: memory, which any thread may read, write and give back; who owns this decides which does.
+unsafe impl Send for Allocated {}
+
+/// Allocates pinned memory.
+pub(super) fn allocate(context: &Context, bytes: usize) -> Result<Allocated> {
+    let inside = context.enter()?;
+    let mut start = std::ptr::null_mut();
+    // SAFETY: writes one address. Portable: of use to every context.
+    let code = unsafe { sys::cuMemHostAlloc(&mut start, bytes, sys::CU_MEMHOSTALLOC_PORTABLE) } as u32;
+    inside.check("cuMemHostAlloc", code)?;
+    // Only for no bytes at all does a driver succeed with null.
+    Ok(Allocated { start: NonNull::new(start.cast()).unwrap_or(NonNull::dangling()), bytes })
+}
+
+/// Frees what [`allocate`] gave; no copy from or to it is under way.
+pub(super) fn free(context: &Context, allocated: Allocated) {
+    let Ok(_inside) = context.enter() else { return };
+    // SAFETY: allocated once, freed once.
+    context.note("cuMemFreeHost", unsafe { sys::cuMemFreeHost(allocated.start.as_ptr().cast()) } as u32);
 }
 
 /// A copy of `bytes` from `offset` of the pinned memory, cut at the edges of registrations, which no copy may cross: (offset in the copy, length).

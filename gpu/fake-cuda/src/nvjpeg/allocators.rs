@@ -27,19 +27,15 @@ pub(crate) struct Piece(pub(super) Range<u64>);
 
 /// Of a handle's two allocators.
 #[derive(Clone, Copy)]
-pub(super) enum Which {
+enum Which {
     Device,
     Pinned,
 }
 
-/// Memory for one group.
-pub(super) struct Borrowed(Vec<(Which, Piece)>);
-
-impl Borrowed {
-    /// What the group does with it: writes to what is the device's, and reads what is pinned.
-    pub(super) fn accesses(&self) -> impl Iterator<Item = (Range<u64>, bool)> {
-        self.0.iter().map(|(which, piece)| (piece.0.clone(), matches!(which, Which::Device)))
-    }
+/// Memory for a part of a group.
+pub(super) struct Borrowed {
+    pub(super) device: Piece,
+    pub(super) pinned: Piece,
 }
 
 impl Call {
@@ -82,31 +78,28 @@ impl Call {
         }
     }
 
-    /// Memory for one group: of these sizes, on the device and pinned.
+    /// Memory for a part of a group: so much of the device's, and so much pinned.
     pub(super) fn borrow(
         &mut self,
         state: u64,
-        sizes: [(Which, u64); 3],
+        device: u64,
+        pinned: u64,
         stream: u64,
     ) -> Result<Borrowed, Status> {
-        let mut borrowed = Borrowed(Vec::new());
-        for (which, bytes) in sizes {
-            match self.allocate(state, which, bytes, stream) {
-                Ok(piece) => borrowed.0.push((which, piece)),
-                Err(status) => {
-                    self.give_back(state, borrowed, stream);
-                    return Err(status);
-                }
+        let device = self.allocate(state, Which::Device, device, stream)?;
+        match self.allocate(state, Which::Pinned, pinned, stream) {
+            Ok(pinned) => Ok(Borrowed { device, pinned }),
+            Err(status) => {
+                self.free(state, Which::Device, device, stream);
+                Err(status)
             }
         }
-        Ok(borrowed)
     }
 
-    /// Frees what a group used, on its stream, which may still use it.
+    /// Frees what a part used, on its stream, which may still use it.
     pub(super) fn give_back(&mut self, state: u64, borrowed: Borrowed, stream: u64) {
-        for (which, piece) in borrowed.0 {
-            self.free(state, which, piece, stream);
-        }
+        self.free(state, Which::Device, borrowed.device, stream);
+        self.free(state, Which::Pinned, borrowed.pinned, stream);
     }
 
     fn allocate(&mut self, state: u64, which: Which, bytes: u64, stream: u64) -> Result<Piece, Status> {

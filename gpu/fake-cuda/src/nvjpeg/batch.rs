@@ -1,13 +1,12 @@
 //! What nvjpegDecodeBatched does.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::allocators::{Borrowed, Which};
+use super::allocators::{Borrowed, Piece};
 use super::image::{self, Pixels};
 use super::work::{Jpeg, Rows};
 use super::{HARDWARE, Status};
-use crate::engine::{self, Work};
+use crate::engine::Work;
 use crate::entry::Call;
 use crate::findings::Kind;
 use crate::state::Locked;
@@ -93,90 +92,87 @@ pub(super) fn decode(
             }
         }
     });
-    let compressed: u64 = lengths.iter().map(|length| *length as u64).sum();
     let scratch: u64 = pixels.iter().map(|pixels| pixels.bytes.len() as u64).sum();
-    call.grow(state, FIXED_BYTES + scratch, FIXED_BYTES + compressed, stream_number)?;
-    let sizes = [
-        (Which::Device, FIXED_BYTES + scratch / 2),
-        (Which::Pinned, 2 * FIXED_BYTES),
-        (Which::Pinned, FIXED_BYTES),
-    ];
-    let borrowed = call.borrow(state, sizes, stream_number)?;
-    let submitted = submit(call, state, stream, &sources, pixels, targets, &borrowed);
-    call.give_back(state, borrowed, stream_number);
-    submitted?;
+    call.grow(state, FIXED_BYTES + scratch, FIXED_BYTES, stream_number)?;
+    // In two parts: what the first one borrowed is free for the allocators when the second one borrows.
+    let second = pixels.split_off(pixels.len().div_ceil(2));
+    let (begin, end) = (pixels.len(), pixels.len() + second.len());
+    for (part, pixels) in [(0..begin, pixels), (begin..end, second)] {
+        if part.is_empty() {
+            continue;
+        }
+        let (sources, targets) = (&sources[part.clone()], &targets[part]);
+        let compressed: u64 = sources.iter().map(|source| source.len() as u64).sum();
+        let bytes: u64 = pixels.iter().map(|pixels| pixels.bytes.len() as u64).sum();
+        let borrowed = call.borrow(state, FIXED_BYTES + bytes / 2, compressed, stream_number)?;
+        call.stage(&borrowed.pinned, sources);
+        let submitted =
+            rows(pixels, targets).and_then(|rows| call.submit_part(state, stream, sources, rows, &borrowed));
+        call.give_back(state, borrowed, stream_number);
+        submitted?;
+    }
+    call.counters.jpeg_groups += 1;
     failed.map_or(Ok(()), Err)
 }
 
-impl Call {
-    /// nvJPEG is about to write to pinned memory on the host: what an allocator gave must have no other work on it.
-    fn may_write(&mut self, pinned: &Range<u64>, own: u64) {
-        let (origin, own) = (self.origin(), self.stream(own).timeline);
-        for operation in self.history.unknown_to(pinned.clone(), &self.host, false) {
-            if operation.point.timeline != own && !operation.ends {
-                let other = operation.origin.clone();
-                self.found(
-                    Kind::HostWrite,
-                    "writes to pinned memory that other work may still read",
-                    &origin,
-                    Some(&other),
-                );
-            }
-        }
-    }
-}
-
-fn submit(
-    call: &mut Call,
-    state: u64,
-    stream: u64,
-    sources: &[&[u8]],
-    pixels: Vec<Pixels>,
-    targets: &[Target],
-    borrowed: &Borrowed,
-) -> Result<(), Status> {
+/// Where pixels go, row by row.
+fn rows(pixels: Vec<Pixels>, targets: &[Target]) -> Result<Vec<Rows>, Status> {
     let rows = pixels.into_iter().zip(targets).map(|(Pixels { header, bytes }, target)| {
         let row_bytes = u64::from(header.width) * 3;
         let pitch = target.pitch[0] as u64;
         (pitch >= row_bytes).then_some(Rows { bytes, to: target.channel[0], pitch, row_bytes })
     });
-    let rows: Vec<Rows> = rows.collect::<Option<_>>().ok_or(Status::INVALID_PARAMETER)?;
-    let held = &call.jpeg.states[&state];
-    let (Some(device), Some(pinned)) = (held.device.clone(), held.pinned.clone()) else {
-        return Err(Status::ALLOCATOR_FAILURE);
-    };
-    let (before, engine) = (held.last.0.clone(), held.engine);
-    // Its own group of before still reads the pinned memory.
-    engine::settle(&mut call.state, None, &before)?;
-    let pinned_ranges = borrowed.accesses().filter(|(_, writes)| !writes).map(|(range, _)| range);
-    for range in pinned_ranges.chain([pinned.0.clone()]) {
-        call.may_write(&range, engine.unwrap_or(stream));
+    rows.collect::<Option<_>>().ok_or(Status::INVALID_PARAMETER)
+}
+
+impl Call {
+    /// Copies compressed images to pinned memory: what an allocator gave must have no other work on it.
+    fn stage(&mut self, pinned: &Piece, sources: &[&[u8]]) {
+        let origin = self.origin();
+        for operation in self.history.unknown_to(pinned.0.clone(), &self.host, false) {
+            let other = operation.origin.clone();
+            let what = "writes to pinned memory that other work may still read";
+            self.found(Kind::HostWrite, what, &origin, Some(&other));
+        }
+        let mut at = pinned.0.start;
+        for source in sources {
+            // SAFETY: pinned memory of this part alone, which has room for all of them.
+            unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), at as *mut u8, source.len()) };
+            at += source.len() as u64;
+        }
     }
-    let mut at = pinned.0.start;
-    for source in sources {
-        // SAFETY: pinned memory of the state, which has room for all of them; nothing that the state did is under way on it.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), at as *mut u8, source.len()) };
-        at += source.len() as u64;
+
+    /// Submits a part of a group to the stream, or to the state's engine, which the stream waits for but which doesn't wait for the stream.
+    fn submit_part(
+        &mut self,
+        state: u64,
+        stream: u64,
+        sources: &[&[u8]],
+        rows: Vec<Rows>,
+        borrowed: &Borrowed,
+    ) -> Result<(), Status> {
+        let held = &self.jpeg.states[&state];
+        let (Some(device), Some(tables), engine) = (held.device.clone(), held.pinned.clone(), held.engine)
+        else {
+            return Err(Status::ALLOCATOR_FAILURE);
+        };
+        let range = |bytes: &&[u8]| bytes.as_ptr() as u64..bytes.as_ptr() as u64 + bytes.len() as u64;
+        let images = rows.len() as u64;
+        let work = Jpeg {
+            rows,
+            writes: vec![device.0, borrowed.device.0.clone()],
+            reads: vec![tables.0, borrowed.pinned.0.clone()],
+            sources: sources.iter().map(range).collect(),
+        };
+        let (origin, on) = (self.origin(), engine.unwrap_or(stream));
+        self.submit(on, origin, Work::Jpeg(Arc::new(work)))?;
+        if let Some(engine) = engine {
+            let (reached, clock) = self.all_of(engine);
+            self.hold_back(stream, &reached, &clock);
+        }
+        let last = self.all_of(on);
+        self.jpeg.states.get_mut(&state).expect("a state in use is not destroyed").last = last;
+        self.counters.jpeg_images += images;
+        Ok(())
     }
-    let range =
-        |bytes: &&[u8]| -> Range<u64> { bytes.as_ptr() as u64..bytes.as_ptr() as u64 + bytes.len() as u64 };
-    let images = rows.len() as u64;
-    let work = Jpeg {
-        rows,
-        scratch: device.0,
-        staged: pinned.0.start..at,
-        borrowed: borrowed.accesses().collect(),
-        sources: sources.iter().map(range).collect(),
-    };
-    let (origin, on) = (call.origin(), engine.unwrap_or(stream));
-    call.submit(on, origin, Work::Jpeg(Arc::new(work)))?;
-    if let Some(engine) = engine {
-        let (reached, clock) = call.all_of(engine);
-        call.hold_back(stream, &reached, &clock);
-    }
-    let last = call.all_of(on);
-    call.jpeg.states.get_mut(&state).expect("a state in use is not destroyed").last = last;
-    call.counters.jpeg_images += images;
-    call.counters.jpeg_groups += 1;
-    Ok(())
 }

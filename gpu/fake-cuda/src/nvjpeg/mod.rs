@@ -6,7 +6,7 @@
 //! - Compressed bytes are read until the stream is done (`host-write` otherwise).
 //! - A group that fails has begun with the images before the one to blame, and the state must be prepared anew (`misuse`).
 //! - Scratch memory comes from the caller's allocators alone. A part grows with the groups, and is freed on the null stream at a state's end; another is
-//!   allocated for each group, and freed on its stream while that runs.
+//!   allocated for each half of a group, and freed on its stream while that runs.
 //! - Allocators may be read as long as the library's handle lives.
 //! - A state is used by one thread at a time, and again or not at all when the host knows that its work is complete (`in-flight`).
 //! - With `jpeg_engines`, the hardware backend writes to targets when it is called, whatever the stream has to do before, as on an H100.

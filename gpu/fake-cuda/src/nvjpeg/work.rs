@@ -9,11 +9,9 @@ use crate::state::{Locked, State};
 pub(crate) struct Jpeg {
     pub(super) rows: Vec<Rows>,
     /// Device memory that is written on the way.
-    pub(super) scratch: Range<u64>,
-    /// Pinned memory that the compressed images are read from.
-    pub(super) staged: Range<u64>,
-    /// Memory of this group alone, and whether it is written.
-    pub(super) borrowed: Vec<(Range<u64>, bool)>,
+    pub(super) writes: Vec<Range<u64>>,
+    /// Pinned memory that is read.
+    pub(super) reads: Vec<Range<u64>>,
     /// The compressed images where the program has them.
     pub(super) sources: Vec<Range<u64>>,
 }
@@ -36,8 +34,9 @@ impl Rows {
 
 impl Jpeg {
     pub(crate) fn accesses(&self) -> Vec<(Range<u64>, bool)> {
-        let mut accesses = vec![(self.staged.clone(), false), (self.scratch.clone(), true)];
-        accesses.extend(self.borrowed.iter().cloned());
+        let reads = self.reads.iter().map(|range| (range.clone(), false));
+        let mut accesses: Vec<_> =
+            reads.chain(self.writes.iter().map(|range| (range.clone(), true))).collect();
         for rows in &self.rows {
             if rows.pitch == rows.row_bytes {
                 accesses.push((rows.to..rows.to + rows.bytes.len() as u64, true));
@@ -57,15 +56,21 @@ impl Jpeg {
     pub(crate) fn run(&self, state: &mut Locked) -> Result<(), Code> {
         state.fault("launch")?;
         let shift = |state: &State, address: u64| state.memory.shadow(address) as usize;
-        let scratch = (shift(state, self.scratch.start), (self.scratch.end - self.scratch.start) as usize);
+        let scratch: Vec<_> = self
+            .writes
+            .iter()
+            .map(|range| (shift(state, range.start), (range.end - range.start) as usize))
+            .collect();
         let places: Vec<_> = self
             .rows
             .iter()
             .map(|rows| (rows, rows.places().map(|row| shift(state, row.start)).collect::<Vec<_>>()))
             .collect();
         Locked::unlocked(state, || {
-            // SAFETY: every range was checked at submission, and device memory is taken away only after all work on it.
-            unsafe { std::ptr::write_bytes(scratch.0 as *mut u8, 0x5C, scratch.1) };
+            for (at, bytes) in scratch {
+                // SAFETY: every range was checked at submission, and device memory is taken away only after all work on it.
+                unsafe { std::ptr::write_bytes(at as *mut u8, 0x5C, bytes) };
+            }
             for (rows, places) in places {
                 for (row, to) in rows.bytes.chunks_exact(rows.row_bytes as usize).zip(places) {
                     // SAFETY: as above.
