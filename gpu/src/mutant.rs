@@ -52,6 +52,12 @@ mutants! {
     TierNoWait = "tier-no-wait",
     /// Another sample may take a sample's place while kernels read it.
     TierEarly = "tier-early",
+    /// Parts of images are cut out before they are decoded.
+    DrawNoWait = "draw-no-wait",
+    /// A group of images is decoded over the one before it.
+    FramesEarly = "frames-early",
+    /// A batch doesn't wait for the rows that the device draws.
+    ColumnNoWait = "column-no-wait",
 }
 
 /// Whether this process has this bug.

@@ -52,6 +52,14 @@ impl Staging {
         started.and(copied)
     }
 
+    /// Copies that are started from now on wait for the event; the CPU doesn't.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn wait_for(&self, event: &Event) -> Result<()> {
+        event.wait_on(self.stream.raw())
+    }
+
     #[allow(unsafe_code)]
     fn start(&self, bytes: &Lease, to: Address) -> Result<()> {
         // SAFETY: `copy` keeps the lease, and with it the bytes in place and unwritten, until the stream has done this; the target is the

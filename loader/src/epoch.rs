@@ -80,6 +80,7 @@ impl Workplace {
         self.batches.close();
         self.reads.close();
         self.nearest.close();
+        self.device.iter().filter_map(|device| device.jpegs()).for_each(|jpegs| jpegs.close());
         self.values.budget.close();
         self.large.close();
         if Handle::try_current().is_err() {
@@ -258,6 +259,7 @@ fn workshop(
         catalog: place.catalog.clone(),
         decoder: place.decoder.clone(),
         nearest: place.nearest.clone(),
+        jpegs: place.device.as_ref().and_then(|device| device.jpegs().cloned()),
         order: OnceCell::new_with(order),
         draws: EpochRng::new(spec.seed, spec.epoch),
         spec,

@@ -83,7 +83,7 @@ impl Loader {
             .build()
             .map_err(|error| Error::config(format!("num_threads={threads}: {error}")))?;
         let device = options.device.as_ref().zip(bounces).map(|(settings, bounces)| {
-            DevicePlace::open(settings, bounces, &session, &layout, &options, &reporter)
+            DevicePlace::open(settings, bounces, &session, &layout, &options, threads, &reporter)
         });
         let device = device.transpose()?.map(Arc::new);
         let shards =

@@ -9,7 +9,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::decoded::Near;
-use crate::device::{Moving, NearRow};
+use crate::device::{Columns, Jpegs, Moving, NearRow};
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
 use crate::pipeline::row::{Done, Job, Source, Workshop, panicked};
@@ -44,6 +44,8 @@ enum Coming {
         slot: Slot,
         /// Rows that a device makes.
         near: Vec<NearRow>,
+        /// Columns that it draws rows of.
+        drawn: Option<Columns>,
         rows: AbortOnDrop<Result<Vec<Done>>>,
         values: Option<Arc<Reservation>>,
         permit: OwnedSemaphorePermit,
@@ -64,13 +66,19 @@ pub(crate) enum Out {
 
 impl Out {
     /// False where nobody takes them any more.
-    async fn put(&self, made: Made, near: Vec<NearRow>, permit: Option<OwnedSemaphorePermit>) -> bool {
+    async fn put(
+        &self,
+        made: Made,
+        near: Vec<NearRow>,
+        drawn: Option<Columns>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> bool {
         match self {
             Self::Ready(ready) => {
                 ready.put(made, permit);
                 true
             }
-            Self::Device(moving) => moving.send(Moving { made, near, permit }).await.is_ok(),
+            Self::Device(moving) => moving.send(Moving { made, near, drawn, permit }).await.is_ok(),
         }
     }
 
@@ -157,6 +165,10 @@ impl Planner {
                 timed.end(|| What::Plan(Planning::Memory));
                 slot
             };
+            let drawn = match &self.shop.jpegs {
+                Some(jpegs) if jpegs.takes_next() => Some(self.columns(jpegs, samples.len()).await?),
+                _ => None,
+            };
             let values = self.values.as_ref().map(|values| {
                 let reservation = Reservation::new(values, samples.len(), before.clone());
                 before = reservation.behind();
@@ -165,15 +177,25 @@ impl Planner {
             let rows = samples.into_iter().zip(cells).zip(units).enumerate();
             let jobs = rows.map(|(row, ((placed, cells), units))| {
                 let (Placed { position, number, at, .. }, source) = placed;
-                (Job { position, number, at, source, cells, row, values: values.clone() }, units)
+                let (values, drawn) = (values.clone(), drawn.clone());
+                (Job { position, number, at, source, cells, row, values, drawn }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
-            if coming.send(Coming::Batch { slot, near, rows, values, permit, after, planned }).await.is_err()
+            if coming
+                .send(Coming::Batch { slot, near, drawn, rows, values, permit, after, planned })
+                .await
+                .is_err()
             {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Memory of the device for what it draws of a batch.
+    async fn columns(&self, jpegs: &Jpegs, rows: usize) -> Result<Columns> {
+        let _inside = self.shop.gauges.enter(Stage::Device);
+        jpegs.columns(rows).await
     }
 
     /// What every row of the host's is made of: what is kept of its sample, or its members, which are looked for only then. And those that a
@@ -287,9 +309,9 @@ pub(crate) fn room_units(bytes: usize) -> usize {
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
 async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: Out) {
     while let Some(coming) = arrivals.recv().await {
-        let (batch, near, permit) = match coming {
-            Coming::Failed(error) => (Err(error), Vec::new(), None),
-            Coming::Batch { slot, near, mut rows, values, permit, after, planned } => {
+        let (batch, near, drawn, permit) = match coming {
+            Coming::Failed(error) => (Err(error), Vec::new(), None, None),
+            Coming::Batch { slot, near, drawn, mut rows, values, permit, after, planned } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
                     Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
                 });
@@ -299,11 +321,11 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: 
                 let made = assemble(slot, rows, values, &shop).map(|batch| (batch, after));
                 timed.end(|| What::Assemble { index });
                 planned.end(|| What::Batch { epoch, index, rows: valid });
-                (made, near, Some(permit))
+                (made, near, drawn, Some(permit))
             }
         };
         let failed = batch.is_err();
-        if !out.put(batch, near, permit).await || failed {
+        if !out.put(batch, near, drawn, permit).await || failed {
             break;
         }
     }

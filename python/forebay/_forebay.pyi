@@ -182,6 +182,8 @@ class Loader:
         local_rank: int | None,
         gpu_memory_limit: int | None,
         gpu_decoded_limit: int | None,
+        decode_on: str,
+        jpeg_folders: list[str],
         into_consumers: bool,
     ) -> Self:
         """Resolves the sources and opens the cache. `fields` is JSON, `timeout` seconds, limits bytes."""

@@ -68,7 +68,8 @@ class Stats:
     the driver doesn't say), "copy_path" ("pinned" or "pageable"), "memory" (how it was had: "virtual memory" or
     "cuMemAlloc"), "copied_bytes" from host to device, "limit_bytes", "used_bytes" and "peak_bytes" of the loader's memory
     there; "decoded_samples" that stay there, in "decoded_bytes" of "decoded_limit_bytes", and "decoded_copied_bytes" that were
-    copied for them besides."""
+    copied for them besides; "jpeg": where images are decoded ("on"), "why", by which "library", how many "images" of how many
+    "compressed_bytes", and those "refused"."""
     cache: dict[str, Any]
     """The cache's own counters, as they are now; shared by all loaders of the folder in this process."""
 

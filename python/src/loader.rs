@@ -9,7 +9,7 @@ use std::time::Duration;
 use forebay_gpu::Which;
 use forebay_loader::Error;
 use forebay_loader::agree::Terms;
-use forebay_loader::device::DeviceSettings;
+use forebay_loader::device::{DecodeOn, DeviceSettings};
 use forebay_loader::loader::{Loader as Inner, Next};
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE, LoaderOptions, OnError};
 use forebay_loader::plan::OrderMode;
@@ -72,7 +72,7 @@ impl Loader {
     #[pyo3(signature = (
         sources, *, fields, batch_size, mode, seed, drop_last, shuffle_window, canonical_ranks, rank, world_size, local_world_size, num_threads,
         prefetch_factor, decoded_limit, decoded_max_side, timeout, skip_errors, max_errors, cache_dir, cache_limit, host_memory_limit,
-        storage_options, trace, device, local_rank, gpu_memory_limit, gpu_decoded_limit, into_consumers
+        storage_options, trace, device, local_rank, gpu_memory_limit, gpu_decoded_limit, decode_on, jpeg_folders, into_consumers
     ))]
     #[allow(clippy::too_many_arguments)] // One keyword argument per option; Python's side names them all.
     fn new(
@@ -104,6 +104,8 @@ impl Loader {
         local_rank: Option<u32>,
         gpu_memory_limit: Option<u64>,
         gpu_decoded_limit: Option<u64>,
+        decode_on: &str,
+        jpeg_folders: Vec<PathBuf>,
         into_consumers: bool,
     ) -> PyResult<Self> {
         let unreadable = |what: &str, error: String| raise(py, &Error::config(format!("{what}: {error}")));
@@ -113,6 +115,12 @@ impl Loader {
                 which,
                 limit_bytes: gpu_memory_limit,
                 decoded_limit_bytes: gpu_decoded_limit,
+                decode_on: match decode_on {
+                    "gpu" => DecodeOn::Gpu,
+                    "auto" => DecodeOn::Auto,
+                    _ => DecodeOn::Cpu,
+                },
+                jpeg_folders,
                 into_consumers,
             })
         });

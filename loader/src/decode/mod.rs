@@ -132,6 +132,19 @@ impl Decoder {
         transforms: &[Transform],
         draws: &dyn Draws,
     ) -> Result<Geometry> {
+        self.turned_geometry(bytes, transforms, draws).map(|(geometry, _)| geometry)
+    }
+
+    /// As [`Self::geometry`], and how the image is stored.
+    ///
+    /// # Errors
+    /// As [`Self::geometry`].
+    pub fn turned_geometry(
+        &mut self,
+        bytes: &[u8],
+        transforms: &[Transform],
+        draws: &dyn Draws,
+    ) -> Result<(Geometry, Orientation)> {
         let (size, orientation) = match formats::sniff(bytes)? {
             Format::Jpeg => {
                 let header = decompressor(&mut self.jpeg)?.open(bytes, &self.limits)?.header();
@@ -143,7 +156,7 @@ impl Decoder {
             }
         };
         let unbounded = Limits { max_decode_bytes: u64::MAX, ..self.limits };
-        resolve(transforms, orientation.size(size), draws, &unbounded)
+        Ok((resolve(transforms, orientation.size(size), draws, &unbounded)?, orientation))
     }
 
     /// Bytes of scratch memory held between images: at most [`Limits::max_scratch_bytes`].

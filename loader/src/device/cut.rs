@@ -51,7 +51,7 @@ pub(super) fn makings(fields: &[Field]) -> Result<Vec<Making>> {
         match &field.kind {
             FieldKind::Image { transforms, .. } => match filter(&Steps::new(transforms, None).then) {
                 Ok(filter) => Ok(Making::Image(filter)),
-                Err(why) => refused(why),
+                Err(why) => refused(&format!("{why} (from its first random step on)")),
             },
             FieldKind::Mask { like } => {
                 match fields.iter().find(|field| field.name == *like).map(|field| &field.kind) {
@@ -72,7 +72,7 @@ pub(super) fn makings(fields: &[Field]) -> Result<Vec<Making>> {
 }
 
 /// What resizes in steps that are one stage whatever the picture's size; none where nothing does.
-fn filter(steps: &[Transform]) -> std::result::Result<Option<Filter>, &'static str> {
+pub(super) fn filter(steps: &[Transform]) -> std::result::Result<Option<Filter>, &'static str> {
     let mut filter = None;
     let mut cropped = false;
     for step in steps {
@@ -81,7 +81,7 @@ fn filter(steps: &[Transform]) -> std::result::Result<Option<Filter>, &'static s
             | Transform::Resize { interpolation, antialias, .. } => {
                 if filter.is_some() || cropped {
                     return Err(
-                        "is resized behind a crop or another resize in its random steps, and the device makes one resize, then one crop",
+                        "is resized behind a crop or another resize, and the device makes one resize, then one crop",
                     );
                 }
                 filter = Some(match interpolation {
@@ -97,9 +97,7 @@ fn filter(steps: &[Transform]) -> std::result::Result<Option<Filter>, &'static s
             }
             Transform::RandomCrop { .. } | Transform::CenterCrop { .. } => {
                 if std::mem::replace(&mut cropped, true) {
-                    return Err(
-                        "is cropped twice in its random steps, and the device makes one resize, then one crop",
-                    );
+                    return Err("is cropped twice, and the device makes one resize, then one crop");
                 }
             }
             Transform::RandomHorizontalFlip { .. } => {}

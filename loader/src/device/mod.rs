@@ -5,13 +5,16 @@
 //! Bytes cross the bus once, straight from the slot that the decoders wrote. What lies on the heap (values of variable size) goes over a
 //! small pinned part of the arena. Rows of samples that stay on the device ([`kept`]) don't cross it at all: kernels make them.
 
+mod bounce;
 mod convert;
 mod cut;
+mod jpeg;
 mod kept;
 mod mover;
 mod resident;
 mod tables;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,6 +33,8 @@ use crate::session::Session;
 
 pub use cut::cut;
 pub(crate) use cut::{Making, only_stage};
+pub(crate) use jpeg::{Columns, Draft, Jpegs};
+pub use jpeg::{DecodeOn, JpegStats};
 pub(crate) use kept::{DeviceTier, OnDevice};
 pub(crate) use mover::{Mover, Moving, NearRow};
 pub use resident::{Consumer, Export, Resident};
@@ -54,6 +59,10 @@ pub struct DeviceSettings {
     pub limit_bytes: Option<u64>,
     /// `gpu_decoded_limit`: of these, for decoded samples that are kept from epoch to epoch. `None`: none are.
     pub decoded_limit_bytes: Option<u64>,
+    /// `decode_on`: where JPEG images are decoded.
+    pub decode_on: DecodeOn,
+    /// Folders with the device's JPEG library, looked through before the system's own.
+    pub jpeg_folders: Vec<PathBuf>,
     /// Whether the consumer takes every column into memory of its own ([`DeviceArray::write_to`](crate::batch::DeviceArray::write_to)):
     /// conversions are then done on the way there.
     pub into_consumers: bool,
@@ -76,6 +85,8 @@ pub(crate) struct DevicePlace {
     into_consumers: bool,
     /// Decoded samples, and how each field is made of them; none where nobody asked for that.
     tier: Option<(Arc<DeviceTier>, Vec<Making>)>,
+    /// What decodes JPEG images on the device, or why nothing does.
+    jpegs: std::result::Result<Arc<Jpegs>, String>,
     session: Arc<Session>,
     copied_bytes: AtomicU64,
 }
@@ -117,6 +128,8 @@ pub struct DeviceStats {
     pub decoded_limit_bytes: u64,
     /// Bytes that were copied to the device to stay there, beside `copied_bytes`.
     pub decoded_copied_bytes: u64,
+    /// Where JPEG images are decoded.
+    pub jpeg: JpegStats,
 }
 
 /// Pinned host memory for what doesn't lie in a batch's slot.
@@ -143,6 +156,11 @@ impl DevicePlace {
         })
     }
 
+    /// What decodes JPEG images on the device.
+    pub(crate) fn jpegs(&self) -> Option<&Arc<Jpegs>> {
+        self.jpegs.as_ref().ok()
+    }
+
     /// The decoded samples that it keeps.
     pub(crate) fn tier(&self) -> Option<&Arc<DeviceTier>> {
         self.tier.as_ref().map(|(tier, _)| tier)
@@ -155,6 +173,7 @@ impl DevicePlace {
         session: &Arc<Session>,
         layout: &Layout,
         options: &LoaderOptions,
+        threads: usize,
         reporter: &Reporter,
     ) -> Result<Self> {
         let (decoded_fields, conversions) = convert::split(&options.fields);
@@ -173,9 +192,11 @@ impl DevicePlace {
         let batches = (options.prefetch_factor + HELD_BATCHES) as u64;
         let usual = if layout.is_variable() { DEFAULT_LIMIT_BYTES } else { 0 };
         let decoded = settings.decoded_limit_bytes.unwrap_or(0);
-        let limit = settings
-            .limit_bytes
-            .unwrap_or_else(|| batch.saturating_mul(batches).saturating_add(usual).saturating_add(decoded));
+        let jpegs = if settings.decode_on == DecodeOn::Cpu { 0 } else { jpeg::usual_bytes() };
+        let limit = settings.limit_bytes.unwrap_or_else(|| {
+            let parts = [usual, decoded, jpegs];
+            parts.into_iter().fold(batch.saturating_mul(batches), u64::saturating_add)
+        });
         let least = batch.saturating_add(decoded);
         if limit < least {
             let kept = if decoded > 0 {
@@ -203,6 +224,7 @@ impl DevicePlace {
             Ok::<_, Error>((Arc::new(tier), makings))
         };
         let tier = settings.decoded_limit_bytes.zip(makings).zip(bounces.decoded).map(tier).transpose()?;
+        let ground = Arc::new(Ground { memory, bounce: bounces.values });
         if let Err(refused) = session.arena().pin(Arc::new(Pinned(device.clone()))) {
             reporter.announce(format!(
                 "host memory could not be pinned for {} ({refused}): copies to it are slower and wait for one another. Lower host_memory_limit, or \
@@ -210,9 +232,25 @@ impl DevicePlace {
                 device.facts().name
             ));
         }
+        let jpegs = match settings.decode_on {
+            DecodeOn::Cpu => Err("decode_on=\"cpu\"".to_owned()),
+            decode_on => {
+                let setup = jpeg::Setup {
+                    decode_on,
+                    folders: &settings.jpeg_folders,
+                    fields: &decoded_fields,
+                    keeps: decoded > 0 || options.decoded_limit_bytes.is_some(),
+                    batch_bytes: batch,
+                    batch_size: options.batch_size,
+                    threads,
+                };
+                Jpegs::open(&setup, &ground, session, reporter)?.map(Arc::new)
+            }
+        };
         Ok(Self {
             device,
-            ground: Arc::new(Ground { memory, bounce: bounces.values }),
+            ground,
+            jpegs,
             conversions,
             into_consumers: settings.into_consumers,
             tier,
@@ -252,6 +290,10 @@ impl DevicePlace {
             decoded_samples: decoded_samples as u64,
             decoded_bytes,
             decoded_limit_bytes: tier.map_or(0, |tier| tier.limit_bytes()),
+            jpeg: match &self.jpegs {
+                Ok(jpegs) => jpegs.stats(),
+                Err(why) => JpegStats::on_cpu(why),
+            },
             decoded_copied_bytes: tier.map_or(0, |tier| tier.filled_bytes()),
         }
     }

@@ -24,6 +24,7 @@ use super::values::{Refused, Reservation};
 use crate::catalog::{Catalog, Found};
 use crate::dataset::{Malformed, MemberEntry, shown, tar};
 use crate::decoded::Nearest;
+use crate::device::{Columns, Jpegs};
 use crate::error::{Error, Result};
 use crate::memory::{Parts, Split};
 use crate::options::OnError;
@@ -41,6 +42,8 @@ pub(crate) struct Workshop {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) decoder: SharedDecoder,
     pub(crate) nearest: Nearest,
+    /// What decodes JPEG images on a device; none where nothing does.
+    pub(crate) jpegs: Option<Arc<Jpegs>>,
     /// Known from the start, or found when a replacement is asked for while samples are still being discovered.
     pub(crate) order: OnceCell<Arc<Order>>,
     pub(crate) spec: OrderSpec,
@@ -80,6 +83,15 @@ pub(crate) struct Job {
     pub(crate) row: usize,
     /// What its batch takes for values of sizes that the layout doesn't know; none where there are none.
     pub(crate) values: Option<Arc<Reservation>>,
+    /// Columns that a device draws the row in, where it can.
+    pub(crate) drawn: Option<Columns>,
+}
+
+/// A row's place in what its batch shares.
+struct Spot<'a> {
+    row: usize,
+    values: Option<&'a Reservation>,
+    drawn: Option<&'a Columns>,
 }
 
 impl Job {
@@ -117,7 +129,7 @@ impl Workshop {
     /// Makes one row. `room` covers what the sample's reads take, and ends with it.
     pub(crate) async fn row(&self, job: Job, room: Option<OwnedSemaphorePermit>) -> Result<Done> {
         let _room = room;
-        let Job { position, mut number, mut at, mut source, cells, row, values } = job;
+        let Job { position, mut number, mut at, mut source, cells, row, values, drawn } = job;
         let fixed: Vec<bool> = cells.iter().map(Option::is_some).collect();
         let mut places: Places = (cells, vec![None; fixed.len()]);
         if let Some(values) = &values {
@@ -125,7 +137,10 @@ impl Workshop {
         }
         let mut attempt = 0;
         loop {
-            let made = self.make(&source, at, number, &mut places, row, values.as_deref()).await;
+            // A stand-in is the host's: what was drawn for the sample before it may still be on its way.
+            let spot =
+                Spot { row, values: values.as_deref(), drawn: drawn.as_ref().filter(|_| attempt == 0) };
+            let made = self.make(&source, at, number, &mut places, &spot).await;
             let error = match made {
                 Ok(()) => {
                     if let Some(values) = values.filter(|values| !values.settles_early()) {
@@ -151,6 +166,10 @@ impl Workshop {
             rows.iter_mut().zip(&fixed).filter(|(_, fixed)| !**fixed).for_each(|(row, _)| *row = None);
             forms.fill(None);
             attempt += 1;
+            drawn
+                .iter()
+                .flat_map(|columns| columns.iter().flatten())
+                .for_each(|column| column.mark(row, false));
             let _inside = self.gauges.enter(Stage::Index);
             let Some(next) = self.order().await?.replacement(position, attempt) else {
                 return Err(Error::Dataset {
@@ -216,9 +235,9 @@ impl Workshop {
         at: SampleRef,
         number: u64,
         places: &mut Places,
-        row: usize,
-        values: Option<&Reservation>,
+        spot: &Spot<'_>,
     ) -> Result<()> {
+        let &Spot { row, values, .. } = spot;
         let bytes = match source {
             Source::Found(sample) => {
                 let (members, tier) = self.read(sample).await?;
@@ -263,7 +282,8 @@ impl Workshop {
             let missing = places.0.iter_mut().zip(taken).filter(|(place, _)| place.is_none());
             missing.for_each(|(place, taken)| *place = taken);
         }
-        self.decode(source, at, number, bytes, &mut places.0).await
+        let drawn = self.draw(number, &bytes, spot).await?;
+        self.decode(source, at, number, (bytes, drawn), &mut places.0).await
     }
 
     /// Where a sample's members lie: for errors, which name them.
@@ -326,13 +346,45 @@ impl Workshop {
         Err(Malformed::new(member.header_offset(), what).at(&sample.object.location))
     }
 
-    /// Decodes into `cells`; an image that needs more than a thread's own scratch waits for it first. What may be kept is offered.
+    /// Has a device decode those of a sample's images that it takes; which fields it drew.
+    async fn draw(&self, number: u64, bytes: &Bytes, spot: &Spot<'_>) -> Result<Arc<[bool]>> {
+        let (Some(jpegs), Some(columns), Bytes::Members(_, members, _)) = (&self.jpegs, spot.drawn, bytes)
+        else {
+            return Ok(Arc::default());
+        };
+        let (decoder, draws) = (self.decoder.clone(), self.draws);
+        let (read, takes) = (members.clone(), columns.clone());
+        let draft = move || decoder.drafts(&read, draws, number, |field| takes[field].is_some());
+        let drafts = self.on_worker(draft).await?;
+        let _inside = self.gauges.enter(Stage::Decode);
+        let draw = async |(field, draft)| {
+            let Some(column) = &columns[field] else { return Ok(None) };
+            let refused = match draft {
+                Ok(draft) => {
+                    jpegs.draw(field, members[field].clone(), draft, column, spot.row).await?.is_err()
+                }
+                Err(refusal) => {
+                    jpegs.refuse(&refusal);
+                    true
+                }
+            };
+            column.mark(spot.row, !refused);
+            Ok::<_, Error>((!refused).then_some(field))
+        };
+        let mut drawn = vec![false; columns.len()];
+        for field in try_join_all(drafts.into_iter().map(draw)).await?.into_iter().flatten() {
+            drawn[field] = true;
+        }
+        Ok(drawn.into())
+    }
+
+    /// Decodes into `cells`, but for what is drawn already; an image that needs more than a thread's own scratch waits for it first. What may be kept is offered.
     async fn decode(
         &self,
         source: &Source,
         at: SampleRef,
         number: u64,
-        bytes: Bytes,
+        (bytes, drawn): (Bytes, Arc<[bool]>),
         cells: &mut Vec<Option<Row>>,
     ) -> Result<()> {
         let own = self.parts.scratch as u64;
@@ -343,13 +395,17 @@ impl Workshop {
             // The share goes with the work, and lives as long where nobody waits for it any more.
             let share = taken.take();
             let (trace, nearest) = (self.trace.clone(), self.nearest.clone());
+            let (drawn, jpegs) = (drawn.clone(), self.jpegs.clone());
             let decode = move || {
                 let began = std::time::Instant::now();
-                let made = decoder.decode(bytes.as_from(), &mut rows, allowed, draws, number);
+                let made = decoder.decode(bytes.as_from(), &mut rows, &drawn, allowed, draws, number);
                 let took = began.elapsed();
                 match &bytes {
                     Bytes::Members(found, members, tier) => {
                         account.decoded(took);
+                        if let Some(jpegs) = jpegs.filter(|_| made.is_ok() && !drawn.contains(&true)) {
+                            jpegs.on_cpu(took);
+                        }
                         if let Some(trace) = trace {
                             let outcome = match &made {
                                 Ok(_) => Outcome::Decoded,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use forebay_cache::memory::Row;
 use forebay_cache::{Lease, ObjectMeta};
+use forebay_gpu::jpeg::{Frame, Refusal, header};
 
 pub(crate) use kept::Kept;
 
@@ -17,6 +18,7 @@ use crate::decode::{
     self, Converter, DecodeError, Decoder, Draws, Geometry, ImageOut, Limits, Steps, npy, scalar,
 };
 use crate::decoded::{Keeping, Record};
+use crate::device::{Draft, only_stage};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::field::{Convert, Field, FieldKind, PixelLayout};
@@ -200,12 +202,13 @@ impl SampleDecoder {
         geometry.ok_or_else(|| DecodeError::new(format!("like={like:?} is no image")))
     }
 
-    /// Makes every field of a sample in its cell, holding at most `allowed_bytes` beside them; where decoded samples are kept, also what
-    /// may be kept of this one.
+    /// Makes every field of a sample in its cell, but for those that are `drawn` already, holding at most `allowed_bytes` beside them; where
+    /// decoded samples are kept, also what may be kept of this one.
     pub(crate) fn decode(
         &self,
         from: From<'_>,
         cells: &mut [Option<Row>],
+        drawn: &[bool],
         allowed_bytes: u64,
         draws: EpochRng,
         number: u64,
@@ -229,12 +232,68 @@ impl SampleDecoder {
             let mut geometries: Vec<Option<Geometry>> = vec![None; self.fields.len()];
             for &field in &self.turns {
                 let bytes = &members[field];
+                if drawn.get(field) == Some(&true) {
+                    let geometry = self.drawn(decoder, field, bytes, draws);
+                    geometries[field] = geometry.map_err(|error| Failed { field, error })?;
+                    continue;
+                }
                 let made = cell_of(cells, field)
                     .and_then(|cell| self.field(decoder, field, bytes, cell, draws, &mut geometries));
                 made.map_err(|error| Failed { field, error })?;
             }
             Ok(None)
         })
+    }
+
+    /// What a device needs to know of those of a sample's fields that it takes: JPEG images alone. Others, and those that can't be decoded at
+    /// all, are left out.
+    pub(crate) fn drafts(
+        &self,
+        members: &[Lease],
+        draws: EpochRng,
+        number: u64,
+        takes: impl Fn(usize) -> bool,
+    ) -> Vec<(usize, Result<Draft, Refusal>)> {
+        self.with_decoder(draws, number, |decoder, draws| {
+            let draft = |field: usize| {
+                let FieldKind::Image { transforms, .. } = &self.fields[field].kind else { return None };
+                let bytes = &members[field];
+                // Start of image: other formats are the CPU's.
+                if !bytes.starts_with(&[0xFF, 0xD8]) {
+                    return None;
+                }
+                let header = match header::read(bytes) {
+                    Ok(header) => header,
+                    Err(refusal) => return Some((field, Err(refusal))),
+                };
+                let (geometry, orientation) = decoder.turned_geometry(bytes, transforms, draws).ok()?;
+                let frame = Frame { width: header.width, height: header.height };
+                let stored = orientation.size(geometry.input);
+                if (stored.width, stored.height) != (frame.width, frame.height) {
+                    return None;
+                }
+                Some((field, Ok(Draft { frame, orientation, stage: only_stage(geometry)? })))
+            };
+            (0..self.fields.len()).filter(|&field| takes(field)).filter_map(draft).collect()
+        })
+    }
+
+    /// The geometry of an image that is drawn already, where a mask takes it over.
+    fn drawn(
+        &self,
+        decoder: &mut Decoder,
+        field: usize,
+        bytes: &[u8],
+        draws: &dyn Draws,
+    ) -> decode::Result<Option<Geometry>> {
+        let name = &self.fields[field].name;
+        let is_taken_over = |other: &Field| matches!(&other.kind, FieldKind::Mask { like } if like == name);
+        match &self.fields[field].kind {
+            FieldKind::Image { transforms, .. } if self.fields.iter().any(is_taken_over) => {
+                decoder.geometry(bytes, transforms, draws).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn with_decoder<T>(

@@ -43,6 +43,7 @@ def run(seed: int, cache: str, urls: list[str]) -> None:
         gc.collect()
         loader.close()
         come_and_go(cache, urls)
+        decode(cache, urls)
         consumer.wait_for_all()
     machine.check()
 
@@ -65,6 +66,26 @@ def come_and_go(cache: str, urls: list[str]) -> None:
         decoded_max_side=64,
     )
     for _ in range(6):
+        for _ in loader:
+            pass
+    loader.close()
+
+
+def decode(cache: str, urls: list[str]) -> None:
+    """Images decoded on the device, in groups over one piece of memory, converted behind."""
+    normal = [forebay.RandomResizedCrop(64), forebay.Normalize(mean=(0.5,) * 3, std=(0.2,) * 3)]
+    loader = forebay.DataLoader(
+        urls,
+        batch_size=4,
+        fields={"image": forebay.Image("jpg", transform=normal)},
+        cache_dir=cache,
+        cache_limit="1GB",
+        host_memory_limit="256MB",
+        num_threads=2,
+        device="cuda",
+        decode_on="gpu",
+    )
+    for _ in range(2):
         for _ in loader:
             pass
     loader.close()

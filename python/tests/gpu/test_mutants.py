@@ -33,6 +33,9 @@ FOUND_BY = {
     "capture-ignored": "capture",
     "tier-no-wait": "race",
     "tier-early": "race",
+    "draw-no-wait": "race",
+    "frames-early": "race",
+    "column-no-wait": "race",
 }
 
 pytestmark = pytest.mark.skipif(not MUTANTS, reason="`make mutants` builds the extension with bugs on purpose")

@@ -7,13 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use forebay_cache::Lease;
+use forebay_gpu::mutant::{self, Mutant};
 use forebay_gpu::{DeviceSlab, Event, Guard, InFlight, Staging, Stream, Waited};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::DevicePlace;
+use super::bounce::bounced;
 use super::convert::Pixels;
+use super::jpeg::{Columns, Finished, PixelColumn};
 use super::resident::Resident;
-use super::{BOUNCE_PIECE, DevicePlace};
 use crate::batch::{Array, Batch, Column, DeviceArray};
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
@@ -30,6 +33,8 @@ pub(crate) struct Moving {
     pub(crate) made: Made,
     /// Those that the device is to make.
     pub(crate) near: Vec<NearRow>,
+    /// Columns that the device has drawn rows of; none where it drew none.
+    pub(crate) drawn: Option<Columns>,
     /// Its place among those ahead of the consumer.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
@@ -84,11 +89,11 @@ impl Mover {
     }
 
     fn run(mut self) {
-        while let Some(Moving { made, near, permit }) = self.next() {
+        while let Some(Moving { made, near, drawn, permit }) = self.next() {
             if self.ready.is_left() {
                 break;
             }
-            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch, near)?, after)));
+            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch, near, drawn)?, after)));
             let failed = moved.is_err();
             self.ready.put(moved, permit);
             if failed {
@@ -107,7 +112,12 @@ impl Mover {
                     Ok(true) => {}
                     Ok(false) => return self.arriving.blocking_recv(),
                     Err(error) => {
-                        return Some(Moving { made: Err(error.into()), near: Vec::new(), permit: None });
+                        return Some(Moving {
+                            made: Err(error.into()),
+                            near: Vec::new(),
+                            drawn: None,
+                            permit: None,
+                        });
                     }
                 },
             }
@@ -115,17 +125,18 @@ impl Mover {
     }
 
     /// A batch whose arrays are on the device, or on their way there.
-    fn batch(&mut self, batch: Batch, near: Vec<NearRow>) -> Result<Batch> {
+    fn batch(&mut self, batch: Batch, near: Vec<NearRow>, drawn: Option<Columns>) -> Result<Batch> {
         self.staging.collect()?;
         self.reading.collect()?;
         self.taken = 0;
         if !near.is_empty() {
             return self.mixed(batch, near);
         }
-        let columns = batch.columns.into_iter().map(|(name, column)| {
+        let columns = batch.columns.into_iter().enumerate().map(|(field, (name, column))| {
             Ok(match column {
                 Column::Dense(array) => {
-                    let array = self.array(&name, array)?;
+                    let drawn = drawn.as_ref().and_then(|columns| columns[field].as_deref());
+                    let array = self.array(&name, array, drawn)?;
                     (name, Column::Device(array))
                 }
                 other => (name, other),
@@ -135,8 +146,11 @@ impl Mover {
         Ok(Batch { columns, ..batch })
     }
 
-    fn array(&mut self, name: &str, array: Array) -> Result<DeviceArray> {
-        let (to, ready) = self.arriving(name, array.data)?;
+    fn array(&mut self, name: &str, array: Array, column: Option<&PixelColumn>) -> Result<DeviceArray> {
+        let (to, ready) = match column {
+            Some(column) => self.drawn(&array.data, column)?,
+            None => self.arriving(name, array.data)?,
+        };
         let Some(convert) = self.place.conversion(name) else {
             let memory = Arc::new(Resident::new(to, ready, None, self.place.ground.clone()));
             return Ok(DeviceArray {
@@ -194,30 +208,39 @@ impl Mover {
         Ok((to, done?))
     }
 
-    /// Copies bytes of the heap over pinned memory, piece by piece.
+    /// Copies bytes of the heap over pinned memory.
     fn bounced(&mut self, bytes: Lease, to: &mut DeviceSlab) -> Result<Arc<Event>> {
-        let ground = self.place.ground.clone();
-        let (mut ready, mut offset) = (None, 0);
-        for piece in bytes.chunks(BOUNCE_PIECE) {
-            let mut slab = loop {
-                self.staging.collect()?;
-                if let Some(slab) = ground.bounce.try_allocate(BOUNCE_PIECE) {
-                    break slab;
-                }
-                if !self.staging.wait_for_one()? {
-                    // Somebody else copies to the host over it.
-                    break self.place.session.block_on(ground.bounce.allocate(BOUNCE_PIECE))?;
-                }
-            };
-            slab[..piece.len()].copy_from_slice(piece);
-            ready = Some(self.staging.copy(slab.freeze().slice(0..piece.len()), to, offset)?);
-            offset += piece.len() as u64;
+        bounced(&mut self.staging, &self.place.ground, &self.place.session, bytes, to)
+    }
+
+    /// A column that the device has drawn rows of: the host's rows follow.
+    fn drawn(&mut self, data: &Lease, column: &PixelColumn) -> Result<(DeviceSlab, Arc<Event>)> {
+        let finished = column.finish();
+        let finished = finished.ok_or_else(|| Error::Panic { message: "a batch has no column".into() })?;
+        let Finished { slab: mut to, row_bytes, drawing, drawn } = finished;
+        let stream = self.kernels.raw();
+        if !mutant::is(Mutant::ColumnNoWait) {
+            drawing.iter().try_for_each(|event| event.wait_on(stream))?;
         }
-        match ready {
-            Some(ready) => Ok(ready),
-            // There are none, and the event is still wanted.
-            None => Ok(self.staging.copy(bytes, to, 0)?),
+        // A row may have been drawn before its sample was replaced by one of the host's.
+        if drawn.iter().any(|drawn| !drawn) {
+            drawing.iter().try_for_each(|event| self.staging.wait_for(event))?;
         }
+        let mut row = 0;
+        for run in drawn.chunk_by(|a, b| a == b) {
+            let (first, bytes) = (row as u64 * row_bytes, run.len() as u64 * row_bytes);
+            row += run.len();
+            if !run[0] {
+                let rows = data.slice(first as usize..(first + bytes) as usize);
+                let copied = self.staging.copy(rows, &mut to, first)?;
+                self.place.copied_bytes.fetch_add(bytes, Relaxed);
+                copied.wait_on(stream)?;
+            }
+        }
+        let ready = Arc::new(Event::record(&self.place.device, stream)?);
+        to.guard(Guard::Event(ready.clone()));
+        self.taken += to.taken_bytes();
+        Ok((to, ready))
     }
 
     /// Memory of the device: what is free, else what consumers are done with, else what they let go.

@@ -37,7 +37,7 @@ impl Workshop {
                 let made = match &job.source {
                     Source::Kept(kept) => {
                         let from = From::Kept(&kept.record);
-                        let made = decoder.decode(from, &mut job.cells, own, draws, job.number).is_ok();
+                        let made = decoder.decode(from, &mut job.cells, &[], own, draws, job.number).is_ok();
                         samples += u64::from(made);
                         bytes += if made { kept.record.len() as u64 } else { 0 };
                         made

@@ -1,0 +1,187 @@
+//! A thread that has the device decode groups of images, and cuts each one's part out into its row.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forebay_gpu::jpeg::{Decoder, Image};
+use forebay_gpu::kernels::{Channels, Sample};
+use forebay_gpu::mutant::{self, Mutant};
+use forebay_gpu::{Device, DeviceSlab, Error as DeviceError, Event, Guard, Staging, Stream};
+
+use super::choice::Choice;
+use super::queue::{Order, Queue};
+use super::{TABLES_BYTES, since};
+use crate::device::Ground;
+use crate::device::bounce::bounced;
+use crate::device::convert::plain_output;
+use crate::device::tables::{self, Table};
+use crate::error::{Error, Result};
+use crate::session::Session;
+
+/// The thread's state.
+pub(super) struct Worker {
+    decoder: Decoder,
+    device: Arc<dyn Device>,
+    /// One slab, for the images of a group as they are decoded.
+    frames: [DeviceSlab; 1],
+    tables: DeviceSlab,
+    kernels: Stream,
+    staging: Staging,
+    /// Behind the kernels of the last group.
+    last: Option<Arc<Event>>,
+    ground: Arc<Ground>,
+    session: Arc<Session>,
+    choice: Arc<Choice>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        decoder: Decoder,
+        frames_bytes: u64,
+        ground: &Arc<Ground>,
+        session: &Arc<Session>,
+        choice: &Arc<Choice>,
+    ) -> Result<Self> {
+        let memory = &ground.memory;
+        let take = |bytes, what| {
+            let taken = memory.take(bytes, what)?;
+            taken.ok_or_else(|| Error::Panic {
+                message: "the device's memory is taken before it is used".into(),
+            })
+        };
+        let device = memory.device().clone();
+        Ok(Self {
+            decoder,
+            frames: [take(frames_bytes, "decoded images")?],
+            tables: take(TABLES_BYTES, "tables of decoded images")?,
+            kernels: Stream::new(&device)?,
+            staging: Staging::new(&device)?,
+            last: None,
+            device,
+            ground: ground.clone(),
+            session: session.clone(),
+            choice: choice.clone(),
+        })
+    }
+
+    /// Starts the thread; it ends when the line is closed, or the device fails.
+    pub(super) fn start(mut self, queue: Arc<Queue>) -> Result<()> {
+        let run = move || {
+            while let Some(group) = queue.take() {
+                if let Err(error) = self.group(group) {
+                    queue.fail(&error);
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new().name("forebay-gpu-jpg".into()).spawn(run).map(drop).map_err(|error| {
+            Error::config(format!("a thread for the device's decoder can't be started: {error}"))
+        })
+    }
+
+    /// Decodes a group and answers all who wait; an error where nothing more can be decoded.
+    fn group(&mut self, group: Vec<Order>) -> std::result::Result<(), DeviceError> {
+        let drawn = self.draw(&group);
+        match drawn {
+            Ok(outcomes) => {
+                for (Order { bytes, column, reply, .. }, outcome) in group.into_iter().zip(outcomes) {
+                    // First, so that who waits finds nothing of it in use.
+                    drop((bytes, column));
+                    let _ = reply.send(Ok(outcome));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for order in group {
+                    let _ = order.reply.send(Err(error.clone()));
+                }
+                match error {
+                    Error::Device(error) => Err(error),
+                    // The loader is closed meanwhile.
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn draw(&mut self, group: &[Order]) -> Result<Vec<std::result::Result<(), forebay_gpu::jpeg::Refusal>>> {
+        let began = Instant::now();
+        let mut end = 0;
+        let place = |order: &Order| {
+            let offset = end;
+            end += order.frame_bytes();
+            let (bytes, frame, pitch) = (order.bytes.clone(), order.frame, order.frame.row_bytes());
+            Image { bytes, frame, target: 0, offset, pitch }
+        };
+        let images: Vec<Image> = group.iter().map(place).collect();
+        let last: Vec<_> = self.last.iter().filter(|_| !mutant::is(Mutant::FramesEarly)).cloned().collect();
+        let decoded = self.decoder.decode(&images, &mut self.frames, &last)?;
+        let mut rows: Vec<(&Order, Sample)> = Vec::with_capacity(group.len());
+        let first = self.frames[0].address();
+        for ((order, image), outcome) in group.iter().zip(&images).zip(&decoded.images) {
+            if outcome.is_ok() {
+                rows.push((order, order.sample(first.offset(image.offset).0)));
+            }
+        }
+        if rows.is_empty() {
+            self.choice.refused(group.len() as u64);
+            return Ok(decoded.images);
+        }
+        let images = rows.len() as u64;
+        let columns: Vec<_> = rows.iter().map(|(order, _)| order.column.clone()).collect();
+        let tables = in_runs(rows)?;
+        let started = self.cut(&tables, &decoded.done);
+        let made = Event::record(&self.device, self.kernels.raw()).map(Arc::new);
+        let until = made.as_ref().map_or(Guard::Everything, |made| Guard::Event(made.clone()));
+        self.frames[0].guard(until.clone());
+        self.tables.guard(until.clone());
+        match &made {
+            Ok(made) => columns.iter().for_each(|column| column.draws(made)),
+            Err(_) => columns.iter().for_each(|column| column.guard(until.clone())),
+        }
+        started?;
+        let made = made?;
+        if self.choice.measures() {
+            made.block()?;
+            self.choice.on_device(images, since(began));
+        }
+        self.last = Some(made);
+        // Compressed bytes are somebody's memory for reads: they go as soon as the device has them.
+        self.decoder.finish()?;
+        Ok(decoded.images)
+    }
+
+    /// Starts the kernels that cut rows out of decoded images.
+    #[allow(unsafe_code)]
+    fn cut(&mut self, tables: &[Table], decoded: &Event) -> Result<()> {
+        let stream = self.kernels.raw();
+        if let Some(last) = &self.last {
+            // Its kernels read the tables that are written now.
+            self.staging.wait_for(last)?;
+        }
+        let (bytes, _) = tables::written(tables.iter(), self.tables.address());
+        let arrived = bounced(&mut self.staging, &self.ground, &self.session, bytes, &mut self.tables)?;
+        arrived.wait_on(stream)?;
+        if !mutant::is(Mutant::DrawNoWait) {
+            decoded.wait_on(stream)?;
+        }
+        // SAFETY: images are of the sizes that their cuts were made for, and rows have room for what is cut; nobody else reads or writes
+        // them before the event behind this, which guards them.
+        unsafe { tables::launch(tables.iter(), &self.device, self.tables.address(), stream) }
+    }
+}
+
+/// Rows that lie one after the other in one column, as one table each.
+fn in_runs(mut rows: Vec<(&Order, Sample)>) -> Result<Vec<Table>> {
+    rows.sort_by_key(|(order, _)| (order.column.address(0), order.row));
+    let follows = |a: &(&Order, Sample), b: &(&Order, Sample)| {
+        Arc::ptr_eq(&a.0.column, &b.0.column) && a.0.row + 1 == b.0.row
+    };
+    let table = |run: &[(&Order, Sample)]| {
+        let (order, _) = run.first().ok_or_else(|| Error::Panic { message: "a run of no rows".into() })?;
+        let to = order.column.address(order.row);
+        let out = plain_output(to, order.height as usize, order.width as usize, Channels::Three)?;
+        Table::pictures(out, run.iter().map(|(_, sample)| *sample).collect(), order.filter)
+    };
+    rows.chunk_by(follows).map(table).collect()
+}

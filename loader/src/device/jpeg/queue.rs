@@ -1,0 +1,156 @@
+//! Images on their way to the device's decoder, first come, first served.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use forebay_cache::Lease;
+use forebay_gpu::Error as DeviceError;
+use forebay_gpu::jpeg::{Frame, Refusal};
+use forebay_gpu::kernels::{Channels, Cut, Filter, Picture, Sample};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::column::PixelColumn;
+use crate::error::{Error, Result};
+
+/// Images of a group at most: as many as a decoder that works on coded data on the device needs to be at its best.
+const MOST: usize = 64;
+/// Images begin at multiples of this.
+const ALIGNMENT: u64 = 256;
+
+/// An image to be decoded, and the row of a column that a part of it becomes.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) bytes: Lease,
+    pub(super) frame: Frame,
+    pub(super) cut: Cut,
+    pub(super) filter: Option<Filter>,
+    /// Of the row.
+    pub(super) height: u32,
+    pub(super) width: u32,
+    pub(super) column: Arc<PixelColumn>,
+    pub(super) row: usize,
+    pub(super) reply: oneshot::Sender<Result<std::result::Result<(), Refusal>>>,
+}
+
+impl Order {
+    /// Bytes of the image, decoded, in whole units.
+    pub(super) fn frame_bytes(&self) -> u64 {
+        self.frame.bytes(self.frame.row_bytes()).next_multiple_of(ALIGNMENT)
+    }
+
+    /// What the kernel is told, for an image at `address`; weights have no place yet.
+    pub(super) fn sample(&self, address: u64) -> Sample {
+        let picture = Picture { address, stride: self.frame.row_bytes(), channels: Channels::Three };
+        Sample::new(picture, &self.cut)
+    }
+
+    fn table_bytes(&self) -> u64 {
+        let weights = self.filter.map_or(0, |filter| self.sample(0).resized(filter, 0).weight_bytes());
+        Sample::BYTES as u64 + weights
+    }
+}
+
+/// The line.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// Of the device's memory, for the images of a group, and for its tables.
+    frames_bytes: u64,
+    tables_bytes: u64,
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    orders: VecDeque<Order>,
+    closed: bool,
+    /// Why nothing is decoded any more.
+    failed: Option<DeviceError>,
+}
+
+impl Queue {
+    /// Groups take at most so much of the device's memory.
+    pub(super) fn new(frames_bytes: u64, tables_bytes: u64) -> Self {
+        Self { frames_bytes, tables_bytes, state: Mutex::default(), filled: Condvar::new() }
+    }
+
+    pub(super) fn put(&self, order: Order) {
+        let refusal = (order.frame_bytes() > self.frames_bytes || order.table_bytes() > self.tables_bytes)
+            .then(|| {
+                Refusal::Memory(DeviceError::OverBudget {
+                    device: "the device".into(),
+                    what: "one decoded image".into(),
+                    wanted_bytes: order.frame_bytes(),
+                    limit_bytes: self.frames_bytes,
+                    used_bytes: 0,
+                    advice: "raise gpu_memory_limit",
+                })
+            });
+        if let Some(refusal) = refusal {
+            let _ = order.reply.send(Ok(Err(refusal)));
+            return;
+        }
+        let mut state = self.state.lock();
+        if let Some(error) = &state.failed {
+            let _ = order.reply.send(Err(Error::Device(error.clone())));
+            return;
+        }
+        // Where it is closed, dropping the order says so.
+        if !state.closed {
+            state.orders.push_back(order);
+            drop(state);
+            self.filled.notify_one();
+        }
+    }
+
+    /// The next group; none once the line is closed.
+    pub(super) fn take(&self) -> Option<Vec<Order>> {
+        let mut state = self.state.lock();
+        loop {
+            let (mut group, mut frames, mut tables) = (Vec::new(), 0, 0);
+            while let Some(order) = state.orders.front() {
+                // Nobody waits for it any more.
+                if order.reply.is_closed() {
+                    state.orders.pop_front();
+                    continue;
+                }
+                frames += order.frame_bytes();
+                tables += order.table_bytes();
+                if group.len() == MOST || frames > self.frames_bytes || tables > self.tables_bytes {
+                    break;
+                }
+                group.extend(state.orders.pop_front());
+            }
+            if !group.is_empty() {
+                return Some(group);
+            }
+            if state.closed {
+                return None;
+            }
+            self.filled.wait(&mut state);
+        }
+    }
+
+    /// Nothing is decoded any more: all who wait hear why.
+    pub(super) fn fail(&self, error: &DeviceError) {
+        let orders = {
+            let mut state = self.state.lock();
+            state.failed = Some(error.clone());
+            std::mem::take(&mut state.orders)
+        };
+        for order in orders {
+            let _ = order.reply.send(Err(Error::Device(error.clone())));
+        }
+    }
+
+    pub(super) fn close(&self) {
+        let orders = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.orders)
+        };
+        self.filled.notify_all();
+        drop(orders);
+    }
+}

@@ -1,0 +1,314 @@
+"""`decode_on`: JPEG images decoded by the device. Here by a simulated nvJPEG, whose pixels are those of libjpeg-turbo."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import random
+from typing import TYPE_CHECKING, Any
+
+import forebay
+import numpy as np
+import pytest
+from consumer import Consumer, Taken
+from PIL import Image
+from simulator import Simulator
+from test_bad_input import failure, said
+from test_batches import assert_same, host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Dataset, OpenLoader
+
+FIELDS = {
+    "image": forebay.Image("jpg", transform=[forebay.RandomResizedCrop(40), forebay.RandomHorizontalFlip()]),
+    "normal": forebay.Image(
+        "jpg",
+        transform=[
+            forebay.Resize(48),
+            forebay.CenterCrop(32),
+            forebay.Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+            forebay.Cast("float16"),
+            forebay.Layout("NCHW"),
+        ],
+    ),
+    "mask": forebay.Mask("seg.png", like="image"),
+    "label": forebay.Int("cls"),
+    "text": forebay.Text("txt"),
+    "feature": forebay.Numpy("npy"),
+}
+IMAGE = {"image": FIELDS["image"]}
+GPU: dict[str, Any] = {"device": "cuda", "decode_on": "gpu", "gpu_memory_limit": "256MB"}
+
+
+def jpeg(loader: Any) -> dict[str, Any]:
+    """What the device decoded."""
+    told: dict[str, Any] = loader.stats().device["jpeg"]
+    return told
+
+
+def test_two_epochs_are_those_of_the_cpu(dataset: Dataset, open_loader: OpenLoader, driver: Simulator) -> None:
+    ours = open_loader(dataset.urls, fields=FIELDS, shuffle=True, **GPU)
+    theirs = open_loader(dataset.urls, fields=FIELDS, shuffle=True)
+    for _ in range(2):
+        for left, right in zip(ours, theirs, strict=True):
+            assert_same(left, right)
+    told = jpeg(ours)
+    assert (told["on"], told["images"], told["refused"]) == ("gpu", 2 * 2 * 60, {})
+    assert "nvJPEG 12.4.0" in told["library"]
+    assert driver.counter("jpeg_images") == 2 * 2 * 60
+    assert told["compressed_bytes"] == 2 * 2 * sum(len(sample.jpg) for shard in dataset.samples for sample in shard)
+
+
+def test_pixels_of_images_that_it_decodes_never_cross_the_bus(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator
+) -> None:
+    loader = open_loader(dataset.urls, fields={**IMAGE, "label": forebay.Int("cls")}, **GPU)
+    for _ in loader:
+        pass
+    assert loader.stats().device["copied_bytes"] == 60 * 8
+    assert sum(loader.stats().samples_by_tier.values()) == 60
+
+
+def test_a_consumers_own_memory_is_written(dataset: Dataset, open_loader: OpenLoader, consumer: Consumer) -> None:
+    class Into(forebay.DataLoader):
+        _into_consumers = True
+
+    fields = {name: FIELDS[name] for name in ("image", "normal")}
+    stream = consumer.stream()
+    read = []
+    theirs = open_loader(dataset.urls, fields=fields)
+    for left, right in zip(open_loader(dataset.urls, Into, fields=fields, **GPU), theirs, strict=True):
+        for name in fields:
+            to = ctypes.c_uint64()
+            consumer.call("cuMemAlloc_v2", ctypes.byref(to), left[name].nbytes)
+            left[name]._write_to(to.value, stream)
+            read.append((consumer.copy_out(to.value, left[name].nbytes, stream), np.asarray(right[name]), to.value))
+    consumer.wait(stream)
+    for at, array, address in read:
+        assert ctypes.string_at(at, array.nbytes) == np.ascontiguousarray(array).tobytes()
+        consumer.call("cuMemFree_v2", address)
+
+
+def encoded(number: int, mode: str = "RGB", **options: Any) -> bytes:
+    rng = np.random.default_rng(number)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((120 + number, 90)).convert(mode)
+    data = io.BytesIO()
+    small.save(data, options.pop("format", "JPEG"), **options)
+    return data.getvalue()
+
+
+def turned(number: int, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(number, exif=exif)
+
+
+def test_images_as_cameras_store_them_are_upright(write: Callable[..., str], open_loader: OpenLoader) -> None:
+    url = write({f"{number}.jpg": turned(number, number) for number in range(1, 9)})
+    ours = open_loader(url, fields=IMAGE, batch_size=4, shuffle=True, **GPU)
+    for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=4, shuffle=True), strict=True):
+        assert_same(left, right)
+    assert jpeg(ours)["images"] == 8
+
+
+def test_what_it_refuses_goes_to_the_cpu_and_is_counted(write: Callable[..., str], open_loader: OpenLoader) -> None:
+    members = {f"{number}.jpg": encoded(number) for number in range(6)}
+    members["2.jpg"] = encoded(2, "CMYK")
+    members["3.jpg"] = encoded(3, format="PNG")
+    members["4.jpg"] = encoded(4, "L")
+    members["5.jpg"] = encoded(5, progressive=True)
+    url = write(members)
+    ours = open_loader(url, fields=IMAGE, batch_size=6, **GPU)
+    for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=6), strict=True):
+        assert_same(left, right)
+    told = jpeg(ours)
+    assert told["refused"] == {"unsupported": 1}, told
+    assert told["images"] == 4
+    # Of the six rows two were the host's.
+    assert ours.stats().device["copied_bytes"] == 2 * 40 * 40 * 3
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_one_image_of_a_group_that_it_refuses_spoils_no_other(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, which: int
+) -> None:
+    driver.configure(f"faults=jpeg@{1 + 7 * which}")
+    ours = open_loader(dataset.urls, fields=IMAGE, shuffle=True, **GPU)
+    for left, right in zip(ours, open_loader(dataset.urls, fields=IMAGE, shuffle=True), strict=True):
+        assert_same(left, right)
+    told = jpeg(ours)
+    assert told["images"] + sum(told["refused"].values()) == 60
+    assert sum(told["refused"].values()) <= 1
+
+
+def test_a_damaged_image_is_an_error_that_names_it_or_skipped(
+    write: Callable[..., str], open_loader: OpenLoader
+) -> None:
+    members = {f"{number}.jpg": encoded(number) for number in range(6)}
+    members["3.jpg"] = members["3.jpg"][:900]
+    url = write(members)
+    with (
+        open_loader(url, fields=IMAGE, batch_size=3, **GPU) as broken,
+        pytest.raises(forebay.DataError, match=r"3\.jpg"),
+    ):
+        list(broken)
+    skip: dict[str, Any] = {"fields": IMAGE, "batch_size": 3, "on_error": "skip", "shuffle": True}
+    ours, theirs = open_loader(url, **skip, **GPU), open_loader(url, **skip)
+    for left, right in zip(ours, theirs, strict=True):
+        assert_same(left, right)
+    assert ours.stats().skipped == theirs.stats().skipped == 1
+    assert jpeg(ours)["refused"] == {"corrupt": 1}
+
+
+def test_images_larger_than_its_part_of_memory_are_the_cpus(
+    write: Callable[..., str], open_loader: OpenLoader, driver: Simulator
+) -> None:
+    big = io.BytesIO()
+    Image.new("RGB", (2000, 1500), "teal").save(big, "JPEG")
+    url = write({"0.jpg": encoded(0), "1.jpg": big.getvalue()})
+    ours = open_loader(url, fields=IMAGE, batch_size=2, **{**GPU, "gpu_memory_limit": "46MB"})
+    for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=2), strict=True):
+        assert_same(left, right)
+    assert (jpeg(ours)["images"], jpeg(ours)["refused"]) == (1, {"memory": 1})
+
+
+def test_auto_measures_both_and_says_what_it_took_and_why(dataset: Dataset, open_loader: OpenLoader) -> None:
+    loader = open_loader(dataset.urls, fields=IMAGE, device="cuda", decode_on="auto", batch_size=4)
+    theirs = open_loader(dataset.urls, fields=IMAGE, batch_size=4)
+    assert jpeg(loader)["on"] == "measuring"
+    for left, right in zip(loader, theirs, strict=True):
+        assert_same(left, right)
+    told = jpeg(loader)
+    assert told["on"] in ("cpu", "gpu")
+    assert "images/s" in told["why"]
+    assert 12 <= told["images"] <= 60 - 12
+    assert any(told["why"] in note for note in loader.stats().notes)
+
+
+def test_without_a_library_that_works_gpu_is_an_error_and_auto_the_cpu(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator
+) -> None:
+    driver.configure("nvjpeg=0")
+    words = "libnvjpeg.so.12"
+    said = failure(lambda: open_loader(dataset.urls, fields=IMAGE, **GPU))
+    assert said is not None
+    assert words in said, said
+    assert "nvidia-nvjpeg-cu12" in said, said
+    loader = open_loader(dataset.urls, fields=IMAGE, device="cuda", decode_on="auto")
+    assert sum(batch.valid for batch in loader) == 60
+    told = jpeg(loader)
+    assert (told["on"], told["images"]) == ("cpu", 0)
+    assert words in told["why"]
+    assert any("decoded on the CPU" in note for note in loader.stats().notes)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"fields": {"label": forebay.Int("cls")}}, "no field is an Image"),
+    ({"fields": {"image": forebay.Image("jpg", transform=[forebay.Resize(40)], pad=0)}}, "differing sizes"),
+    (
+        {"fields": {"image": forebay.Image("jpg", transform=[forebay.RandomCrop(32), forebay.Resize((8, 8))])}},
+        "one resize",
+    ),
+    ({"decoded_limit": "16MB"}, "decoded samples are kept"),
+    ({"gpu_decoded_limit": "16MB"}, "decoded samples are kept"),
+    ({"gpu_memory_limit": "8MB"}, "raise gpu_memory_limit"),
+    ({"device": "cpu", "gpu_memory_limit": None}, "decode_on='gpu': batches stay in host memory"),
+    ({"decode_on": "tpu"}, "decode_on"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG)
+def test_what_cannot_be_is_refused_by_name(
+    dataset: Dataset, open_loader: OpenLoader, wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((forebay.ConfigError, forebay.DeviceError), match=words):
+        open_loader(dataset.urls, **{"fields": IMAGE, **GPU, **wrong})
+
+
+def test_no_memory_is_allocated_after_the_first_batches(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator
+) -> None:
+    """Of nvJPEG's own: pieces of pinned memory, of few sizes, are used again."""
+    loader = open_loader(dataset.urls, fields=FIELDS, shuffle=True, **GPU)
+    for _ in range(6):
+        for _ in loader:
+            pass
+    assert driver.counter("device_allocations") == 1
+    assert driver.counter("pinned_allocations") < 30 < driver.counter("jpeg_groups")
+
+
+LOST = """
+image = forebay.Image("jpg", transform=[forebay.RandomResizedCrop(32)])
+loader = open_loader(urls, cache, device="cuda", decode_on="gpu", batch_size=2, fields={"image": image})
+try:
+    for epoch in range(50):
+        for batch in loader:
+            pass
+except forebay.DeviceError as error:
+    say(type(error).__name__, error)
+batch = None
+loader.close()
+say("closed")
+"""
+
+
+@pytest.mark.parametrize("at", [60, 200, 700])
+def test_a_lost_device_ends_a_loader_that_decodes_on_it(dataset: Dataset, tmp_path: Path, at: int) -> None:
+    lines = said(LOST, tmp_path, dataset, faults=f"lost@{at}").splitlines()
+    assert lines[0].startswith("DeviceError cuda:0 (Forebay Simulated GPU) is lost: "), lines
+    assert lines[1] == "closed"
+
+
+@pytest.mark.parametrize("at", [1, 5, 40])
+@pytest.mark.parametrize(
+    "function",
+    ["cuStreamCreate", "cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuLaunchKernel", "nvjpegDecodeBatched"],
+)
+def test_any_call_may_fail(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, function: str, at: int
+) -> None:
+    def one_epoch() -> None:
+        with open_loader(dataset.urls, fields=IMAGE, **GPU) as loader:
+            for _ in loader:
+                pass
+
+    driver.configure(f"faults={function}@{at}" + ("" if function.startswith("nvjpeg") else ":801"))
+    failed = failure(one_epoch)
+    assert failed is None or "cuda:0" in failed, failed
+    driver.configure("faults=")
+    one_epoch()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_epochs_that_are_left_and_batches_that_are_held(
+    dataset: Dataset, open_loader: OpenLoader, driver: Simulator, consumer: Consumer, seed: int
+) -> None:
+    rng = random.Random(seed)
+    driver.configure(f"seed={seed} delay_us={rng.choice([0, 200, 500])} jpeg_engines={seed % 2}")
+    loader = open_loader(
+        dataset.urls,
+        fields={**IMAGE, "label": forebay.Int("cls")},
+        shuffle=True,
+        batch_size=rng.choice([3, 5]),
+        num_threads=rng.choice([1, 3]),
+        **{**GPU, "gpu_memory_limit": rng.choice(["46MB", "64MB"])},
+    )
+    theirs = open_loader(dataset.urls, fields=IMAGE, shuffle=True, batch_size=loader.batch_size)
+    stream = consumer.stream()
+    held: list[Taken] = []
+    for epoch in range(3):
+        leaves = rng.choice([None, rng.randrange(8)])
+        loader.set_epoch(epoch)
+        theirs.set_epoch(epoch)
+        for left, right in zip(loader, theirs, strict=True):
+            np.testing.assert_array_equal(host(left["image"]), host(right["image"]))
+            held.append(Taken(left["image"].__dlpack__(stream=stream)))
+            if len(held) > 2:
+                held.pop(0).release()
+            if left.index == leaves:
+                break
+    for taken in held:
+        taken.release()
