@@ -16,11 +16,13 @@ pub struct Settings {
     pub folders: Vec<PathBuf>,
     /// Engines for JPEG are used where the device has them. Without, its general processors decode.
     pub engines: bool,
+    /// Most bytes of pinned host memory that the library gets. Where a group needs more, it is decoded in parts, down to single images.
+    pub pinned_limit_bytes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { folders: Vec::new(), engines: true }
+        Self { folders: Vec::new(), engines: true, pinned_limit_bytes: usize::MAX }
     }
 }
 

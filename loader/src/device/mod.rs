@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use forebay_cache::memory::{Arena, Region};
+use forebay_cache::memory::{Arena, Held, Region};
 use forebay_gpu::cuda::CudaDevice;
 use forebay_gpu::{Device, DeviceMemory, Pinned, Which};
 use serde::Serialize;
@@ -136,6 +136,8 @@ pub struct DeviceStats {
 pub(crate) struct Bounces {
     values: Region,
     decoded: Option<Region>,
+    /// For the device's own JPEG decoders, where they may be used.
+    jpegs: Option<Held>,
 }
 
 impl DevicePlace {
@@ -153,6 +155,10 @@ impl DevicePlace {
         Ok(Bounces {
             values: arena.region("values on their way to the device", BOUNCE_BYTES)?,
             decoded: decoded.transpose()?,
+            jpegs: match settings.decode_on {
+                DecodeOn::Cpu => None,
+                DecodeOn::Gpu | DecodeOn::Auto => Some(Jpegs::pinned(session)?),
+            },
         })
     }
 
@@ -232,11 +238,11 @@ impl DevicePlace {
                 device.facts().name
             ));
         }
-        let jpegs = match settings.decode_on {
-            DecodeOn::Cpu => Err("decode_on=\"cpu\"".to_owned()),
-            decode_on => {
+        let jpegs = match bounces.jpegs {
+            None => Err("decode_on=\"cpu\"".to_owned()),
+            Some(pinned) => {
                 let setup = jpeg::Setup {
-                    decode_on,
+                    decode_on: settings.decode_on,
                     folders: &settings.jpeg_folders,
                     fields: &decoded_fields,
                     keeps: decoded > 0 || options.decoded_limit_bytes.is_some(),
@@ -244,7 +250,7 @@ impl DevicePlace {
                     batch_size: options.batch_size,
                     threads,
                 };
-                Jpegs::open(&setup, &ground, session, reporter)?.map(Arc::new)
+                Jpegs::open(&setup, pinned, &ground, session, reporter)?.map(Arc::new)
             }
         };
         Ok(Self {

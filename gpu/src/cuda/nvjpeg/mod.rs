@@ -61,7 +61,7 @@ impl NvJpeg {
         let Library { functions, name } =
             Library::open(&settings.folders, device.facts.driver).map_err(none)?;
         drop(inside);
-        let scratch = Scratch::new(device.clone(), memory, on);
+        let scratch = Scratch::new(device.clone(), memory, settings.pinned_limit_bytes, on);
         let allocators = Allocators::new(&scratch);
         let facts = Facts { library: name, backend: Backend::Library, passed_over: None };
         let (handle, state, parsed) = (null_mut(), null_mut(), null_mut());

@@ -37,6 +37,7 @@ const NOT_OURS: c_int = 1;
 pub(super) struct Scratch {
     device: Arc<CudaDevice>,
     memory: DeviceMemory,
+    pinned_limit: usize,
     /// The decoder's.
     stream: RawStream,
     held: Mutex<Held>,
@@ -84,8 +85,13 @@ impl Allocators {
 }
 
 impl Scratch {
-    pub(super) fn new(device: Arc<CudaDevice>, memory: &DeviceMemory, stream: RawStream) -> Arc<Self> {
-        Arc::new(Self { device, memory: memory.clone(), stream, held: Mutex::default() })
+    pub(super) fn new(
+        device: Arc<CudaDevice>,
+        memory: &DeviceMemory,
+        pinned_limit: usize,
+        stream: RawStream,
+    ) -> Arc<Self> {
+        Arc::new(Self { device, memory: memory.clone(), pinned_limit, stream, held: Mutex::default() })
     }
 
     /// The decoder's stream.
@@ -144,11 +150,42 @@ impl Scratch {
         };
         let pinned = match again {
             Some(pinned) => pinned,
-            None => pinned::allocate(&self.device.context, whole)?,
+            None => {
+                self.make_room(whole)?;
+                pinned::allocate(&self.device.context, whole)?
+            }
         };
         let at = pinned.start.addr().get();
         self.held.lock().pinned.insert(at, pinned);
         Ok(at)
+    }
+
+    /// Gives back pinned memory of other sizes until there is room for so much more.
+    fn make_room(&self, bytes: usize) -> Result<()> {
+        let mut held = self.held.lock();
+        loop {
+            let used: usize = held
+                .pinned
+                .values()
+                .chain(held.retired.iter().map(|(_, pinned)| pinned))
+                .map(|pinned| pinned.bytes)
+                .sum();
+            if used.saturating_add(bytes) <= self.pinned_limit {
+                return Ok(());
+            }
+            let Some(at) = held.retired.iter().position(|(guards, _)| are_passed(guards)) else {
+                return Err(Error::OverBudget {
+                    device: self.device.facts().name.clone(),
+                    what: "pinned host memory of the JPEG decoder".into(),
+                    wanted_bytes: bytes as u64,
+                    limit_bytes: self.pinned_limit as u64,
+                    used_bytes: used as u64,
+                    advice: "use decode_on=\"cpu\", or split the images into smaller ones",
+                });
+            };
+            let (_, pinned) = held.retired.swap_remove(at);
+            pinned::free(&self.device.context, pinned);
+        }
     }
 
     /// What stands for all work that the library may have done with memory that it frees on this stream.

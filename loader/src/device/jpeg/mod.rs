@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use forebay_cache::Lease;
+use forebay_cache::memory::Held;
 use forebay_gpu::jpeg::{self, Frame, Refusal};
 use forebay_gpu::kernels::Filter;
 use forebay_gpu::{DeviceMemory, Error as DeviceError};
@@ -63,6 +64,8 @@ const LEAST_FRAMES_BYTES: u64 = 1 << 20;
 const TABLES_BYTES: u64 = 8 << 20;
 /// What a decoder takes for itself, of each thread: a guess, since its library doesn't say. Where it isn't enough, images go to the CPU.
 const SCRATCH_BYTES: u64 = 128 << 20;
+/// Pinned host memory that a decoder takes for itself at most, of each thread: the files of a group, twice.
+const PINNED_BYTES: usize = 16 << 20;
 /// How long the planner waits for a column's memory before it looks again.
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -102,6 +105,8 @@ pub(crate) struct Jpegs {
     drawn: AtomicU64,
     drawn_bytes: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
+    /// The decoders' pinned memory, as a part of the host's limit.
+    _pinned: Held,
 }
 
 /// What a loader's device decoded.
@@ -157,12 +162,18 @@ pub(super) fn usual_bytes() -> u64 {
 }
 
 impl Jpegs {
+    /// The part of host memory that decoders pin.
+    pub(super) fn pinned(session: &Session) -> Result<Held> {
+        Ok(session.arena().hold("the device's JPEG decoders", THREADS * PINNED_BYTES)?)
+    }
+
     /// Opens decoders. Where that can't be and wasn't asked for in so many words: why the CPU decodes.
     ///
     /// # Errors
     /// With [`DecodeOn::Gpu`], fields that the device can't decode, and what its library says.
     pub(super) fn open(
         setup: &Setup<'_>,
+        pinned: Held,
         ground: &Arc<Ground>,
         session: &Arc<Session>,
         reporter: &Reporter,
@@ -190,7 +201,11 @@ impl Jpegs {
             }
             .into());
         }
-        let settings = jpeg::Settings { folders: setup.folders.to_vec(), ..jpeg::Settings::default() };
+        let settings = jpeg::Settings {
+            folders: setup.folders.to_vec(),
+            pinned_limit_bytes: PINNED_BYTES,
+            ..jpeg::Settings::default()
+        };
         let queue = Arc::new(Queue::new(frames, TABLES_BYTES));
         let choice = Arc::new(Choice::new(
             setup.decode_on,
@@ -225,6 +240,7 @@ impl Jpegs {
             drawn: AtomicU64::new(0),
             drawn_bytes: AtomicU64::new(0),
             refused: Mutex::default(),
+            _pinned: pinned,
         };
         workers.into_iter().try_for_each(|worker| worker.start(jpegs.queue.clone()))?;
         Ok(Ok(jpegs))
