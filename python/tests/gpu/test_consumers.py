@@ -348,3 +348,24 @@ def test_no_call_leaves_a_trace_on_the_users_thread(
         loader.close()
         del loader
         gc.collect()
+
+
+@pytest.mark.parametrize("way", ["from_dlpack", "from_cuda_array_interface", "from_any_interface"])
+def test_nvidias_own_consumer_takes_arrays_as_they_are(
+    dataset: Dataset, open_loader: OpenLoader, consumer: Consumer, way: str
+) -> None:
+    """cuda-core's view of an array, made for a stream; what is read there are the batch's bytes."""
+    from cuda.core.utils import StridedMemoryView
+
+    loader = on_device(dataset, open_loader)
+    stream = consumer.stream()
+    batch = next(iter(loader))
+    view = getattr(StridedMemoryView, way)(batch["image"], stream_ptr=stream)
+    assert (view.shape, view.dtype, view.device_id) == (batch["image"].shape, np.dtype(np.uint8), 0)
+    assert view.is_device_accessible
+    at = consumer.copy_out(view.ptr, batch["image"].nbytes, stream)
+    wanted = np.from_dlpack(batch["image"], device="cpu", copy=True)
+    consumer.wait(stream)
+    assert ctypes.string_at(at, wanted.nbytes) == wanted.tobytes()
+    del view, batch
+    gc.collect()
