@@ -117,8 +117,10 @@ struct State {
     retired: Vec<Retired>,
     used: u64,
     peak: u64,
-    /// A piece came free without waiting for anything, since somebody last looked.
-    let_go_free: bool,
+    /// Pieces of `retired` that somebody has taken out to look at.
+    looked_at: usize,
+    /// Pieces that came free, counted.
+    freed: u64,
 }
 
 /// A piece that was let go, and may still be worked on.
@@ -144,7 +146,7 @@ impl DeviceMemory {
     pub fn new(device: &Arc<dyn Device>, limit_bytes: u64) -> Result<Self> {
         let (base, bytes) = device.take(limit_bytes, "gpu_memory_limit")?;
         let state =
-            State { free: vec![(0, bytes)], retired: Vec::new(), used: 0, peak: 0, let_go_free: false };
+            State { free: vec![(0, bytes)], retired: Vec::new(), used: 0, peak: 0, looked_at: 0, freed: 0 };
         Ok(Self {
             shared: Arc::new(Shared {
                 device: device.clone(),
@@ -203,26 +205,26 @@ impl DeviceMemory {
         Ok(Some(DeviceSlab { shared: self.shared.clone(), offset, len: bytes, guards: Vec::new() }))
     }
 
-    /// Waits for a piece to come free, and no longer than `slice`.
+    /// Counts what came free: for [`Self::wait`], to be asked before memory is.
+    pub fn freed(&self) -> u64 {
+        self.shared.state.lock().freed
+    }
+
+    /// Waits for a piece to come free since [`Self::freed`] gave `since`, and no longer than `slice`.
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub fn wait(&self, slice: Duration) -> Result<Waited> {
+    pub fn wait(&self, since: u64, slice: Duration) -> Result<Waited> {
         let until = Instant::now() + slice;
         loop {
-            let (freed, left) = self.collect(true)?;
-            if freed {
+            self.collect(true)?;
+            let mut state = self.shared.state.lock();
+            if state.freed != since {
                 return Ok(Waited::Freed);
             }
-            let mut state = self.shared.state.lock();
-            let came_straight = state.let_go_free;
-            if came_straight || Instant::now() >= until {
-                state.let_go_free = false;
-                return Ok(match (came_straight, left) {
-                    (true, _) => Waited::Freed,
-                    (false, 0) => Waited::Held,
-                    (false, _) => Waited::Busy,
-                });
+            let left = state.retired.len() + state.looked_at;
+            if Instant::now() >= until {
+                return Ok(if left == 0 { Waited::Held } else { Waited::Busy });
             }
             // Events tell nobody when they are done; whoever lets go of a piece does.
             let next = if left == 0 { until } else { until.min(Instant::now() + LOOK) };
@@ -230,10 +232,15 @@ impl DeviceMemory {
         }
     }
 
-    /// Takes back what is done with: whether there was any, and how many pieces are still worked on. With `all`, guards that are no events yet
-    /// become some where they can.
-    fn collect(&self, all: bool) -> Result<(bool, usize)> {
-        let mut retired = std::mem::take(&mut self.shared.state.lock().retired);
+    /// Takes back what is done with. With `all`, guards that are no events yet become some where they can.
+    fn collect(&self, all: bool) -> Result<()> {
+        let mut retired = {
+            let mut state = self.shared.state.lock();
+            let retired = std::mem::take(&mut state.retired);
+            state.looked_at += retired.len();
+            retired
+        };
+        let looked_at = retired.len();
         // Outside the lock: whoever lets go of a piece must not wait for the driver.
         let mut failed = None;
         let mut done = Vec::new();
@@ -254,9 +261,13 @@ impl DeviceMemory {
         });
         let mut state = self.shared.state.lock();
         done.iter().for_each(|&(offset, bytes)| state.free_up(offset, bytes));
-        let left = retired.len();
+        state.looked_at -= looked_at;
         state.retired.splice(0..0, retired);
-        failed.map_or(Ok((!done.is_empty(), left)), Err)
+        drop(state);
+        if !done.is_empty() {
+            self.shared.let_go.notify_all();
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// True where all are passed; those that are, go.
@@ -277,6 +288,7 @@ impl DeviceMemory {
 
 impl State {
     fn free_up(&mut self, offset: u64, bytes: u64) {
+        self.freed += 1;
         self.used -= bytes;
         let at = self.free.partition_point(|&(start, _)| start < offset);
         self.free.insert(at, (offset, bytes));
@@ -342,7 +354,6 @@ impl Drop for DeviceSlab {
         let mut state = self.shared.state.lock();
         if guards.is_empty() {
             state.free_up(self.offset, bytes);
-            state.let_go_free = true;
         } else {
             state.retired.push(Retired { offset: self.offset, bytes, guards });
         }

@@ -120,7 +120,11 @@ mod tests {
         assert!(error.contains("5000 bytes") && error.contains("lower batch_size"), "{error}");
         let all = memory.take(2048, "all").unwrap().unwrap();
         assert!(memory.take(1, "more").unwrap().is_none());
-        assert_eq!(memory.wait(Duration::ZERO).unwrap(), Waited::Held, "only its holder can make room");
+        assert_eq!(
+            memory.wait(memory.freed(), Duration::ZERO).unwrap(),
+            Waited::Held,
+            "only its holder can make room"
+        );
         drop(all);
         assert_eq!(memory.used_bytes(), (0, 2048));
     }

@@ -80,10 +80,10 @@ impl Workplace {
         self.batches.close();
         self.reads.close();
         self.nearest.close();
-        self.device.iter().filter_map(|device| device.jpegs()).for_each(|jpegs| jpegs.close());
         self.values.budget.close();
         self.large.close();
         if Handle::try_current().is_err() {
+            self.device.iter().filter_map(|device| device.jpegs()).for_each(|jpegs| jpegs.close());
             let last = async {
                 if let Some(over) = over {
                     over.wait().await;

@@ -194,8 +194,7 @@ impl Planner {
 
     /// Memory of the device for what it draws of a batch.
     async fn columns(&self, jpegs: &Jpegs, rows: usize) -> Result<Columns> {
-        let _inside = self.shop.gauges.enter(Stage::Device);
-        jpegs.columns(rows).await
+        jpegs.columns(rows, &self.shop.gauges).await
     }
 
     /// What every row of the host's is made of: what is kept of its sample, or its members, which are looked for only then. And those that a

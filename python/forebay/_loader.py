@@ -120,6 +120,9 @@ class DataLoader:
         for name, limit in (("gpu_memory_limit", gpu_memory_limit), ("gpu_decoded_limit", gpu_decoded_limit)):
             if place is None and limit is not None and device != "auto":
                 raise ConfigError(f"{name}={limit!r}: batches stay in host memory with device={device!r}")
+        if place is None and gpu_decoded_limit is not None and decoded_max_side is not None and decoded_limit is None:
+            # device="auto" without a GPU: nothing is kept, and pixels are those of a machine with one.
+            decoded_limit = 4096
         decode_on = choice("decode_on", decode_on, ("cpu", "gpu", "auto"))
         if place is None and decode_on == "gpu" and device != "auto":
             raise ConfigError(f"decode_on='gpu': batches stay in host memory with device={device!r}")

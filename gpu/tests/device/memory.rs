@@ -57,11 +57,12 @@ pub(crate) fn a_budget_is_used_over_and_over_with_the_right_bytes(device: &Arc<d
             staging.wait_for_one().unwrap();
         }
         let mut to = loop {
+            let since = memory.freed();
             if let Some(piece) = memory.take(bytes as u64, "a batch").unwrap() {
                 break piece;
             }
             // All was let go, so that some comes free when the device has done its work, which a held one does when it is blocked on.
-            if memory.wait(Duration::from_millis(20)).unwrap() != Waited::Freed {
+            if memory.wait(since, Duration::from_millis(20)).unwrap() != Waited::Freed {
                 device.block_on_all().unwrap();
             }
         };

@@ -83,12 +83,15 @@ fn scratch_grows_with_the_groups_is_used_again_and_comes_back_at_the_end() {
 
 /// Whether all of the memory can be had at once, when what was let go is done with.
 fn is_free(memory: &DeviceMemory) -> bool {
-    while memory.take(memory.limit_bytes(), "everything").unwrap().is_none() {
-        if memory.wait(Duration::from_secs(10)).unwrap() == Waited::Held {
+    loop {
+        let since = memory.freed();
+        if memory.take(memory.limit_bytes(), "everything").unwrap().is_some() {
+            return true;
+        }
+        if memory.wait(since, Duration::from_secs(10)).unwrap() == Waited::Held {
             return false;
         }
     }
-    true
 }
 
 /// What a refusal says, with its reason.

@@ -6,8 +6,8 @@
 //! What guards what: a kernel that reads a sample waits for the event behind its copy. Whoever reads it keeps it pinned until the event behind
 //! that kernel is passed, so that no other sample takes its place before.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use forebay_cache::memory::{Held, Region};
 use forebay_gpu::mutant::{self, Mutant};
@@ -43,7 +43,8 @@ pub(crate) struct DeviceTier {
     written: Condvar,
     /// Host memory in which samples are noted.
     notes: Mutex<Vec<Held>>,
-    session: Arc<Session>,
+    /// Tasks of the session's own runtime may hold this.
+    session: Weak<Session>,
     reporter: Reporter,
     filled_bytes: AtomicU64,
 }
@@ -129,7 +130,7 @@ impl DeviceTier {
             filling: Mutex::new(filling),
             written: Condvar::new(),
             notes: Mutex::default(),
-            session: session.clone(),
+            session: Arc::downgrade(session),
             reporter: reporter.clone(),
             filled_bytes: AtomicU64::new(0),
         })
@@ -239,7 +240,8 @@ impl DeviceTier {
         if needed <= notes.iter().map(Held::bytes).sum() {
             return true;
         }
-        match self.session.arena().hold("notes of decoded samples", NOTES_BYTES) {
+        let Some(session) = self.session.upgrade() else { return false };
+        match session.arena().hold("notes of decoded samples", NOTES_BYTES) {
             Ok(held) => {
                 notes.push(held);
                 true

@@ -24,7 +24,7 @@ use forebay_gpu::{Device, DeviceMemory, Pinned, Which};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::field::{Convert, Field};
+use crate::field::{Convert, Field, FieldKind};
 use crate::options::LoaderOptions;
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
@@ -46,7 +46,7 @@ const DEFAULT_LIMIT_BYTES: u64 = 1 << 30;
 /// Pinned memory over which heap values go, in pieces: two, so that one is filled while the other is copied.
 const BOUNCE_BYTES: usize = 8 << 20;
 const BOUNCE_PIECE: usize = BOUNCE_BYTES / 2;
-/// For each row beside its values, where decoded samples are kept on the device: where they lie, and the weights of a resize of some 2,000
+/// For each row and picture beside its values, where decoded samples are kept on the device: where they lie, and the weights of a resize of some 2,000
 /// rows and columns.
 const BESIDE_ROW_BYTES: usize = 32 << 10;
 
@@ -72,6 +72,8 @@ pub struct DeviceSettings {
 #[derive(Debug)]
 pub(crate) struct Ground {
     memory: DeviceMemory,
+    /// Of it, what is taken for as long as the loader is there.
+    standing_bytes: u64,
     bounce: Region,
 }
 
@@ -192,13 +194,33 @@ impl DevicePlace {
         }
         if makings.is_some() {
             // The part of its rows that comes from the host, and what tells kernels where the others are.
-            let beside = layout.slab_bytes(options.batch_size) + options.batch_size * BESIDE_ROW_BYTES;
+            let pictures = |field: &&Field| matches!(field.kind, FieldKind::Image { .. });
+            let pictures = options.fields.iter().filter(pictures).count().max(1);
+            let beside =
+                layout.slab_bytes(options.batch_size) + options.batch_size * pictures * BESIDE_ROW_BYTES;
             batch = batch.saturating_add(beside as u64);
         }
         let batches = (options.prefetch_factor + HELD_BATCHES) as u64;
         let usual = if layout.is_variable() { DEFAULT_LIMIT_BYTES } else { 0 };
         let decoded = settings.decoded_limit_bytes.unwrap_or(0);
-        let jpegs = if settings.decode_on == DecodeOn::Cpu { 0 } else { jpeg::usual_bytes() };
+        let setup = jpeg::Setup {
+            decode_on: settings.decode_on,
+            folders: &settings.jpeg_folders,
+            fields: &decoded_fields,
+            keeps: decoded > 0 || options.decoded_limit_bytes.is_some(),
+            limit_bytes: 0,
+            own_bytes: 0,
+            // Columns of sizes of their own are taken besides.
+            batch_bytes: batch,
+            batch_size: options.batch_size,
+            threads,
+            reporter,
+        };
+        let drawn = match settings.decode_on {
+            DecodeOn::Cpu => Err("decode_on=\"cpu\"".to_owned()),
+            DecodeOn::Gpu | DecodeOn::Auto => jpeg::drawn_fields(&setup)?,
+        };
+        let jpegs = if drawn.is_ok() { jpeg::usual_bytes() } else { 0 };
         let limit = settings.limit_bytes.unwrap_or_else(|| {
             let parts = [usual, decoded, jpegs];
             parts.into_iter().fold(batch.saturating_mul(batches), u64::saturating_add)
@@ -224,13 +246,19 @@ impl DevicePlace {
             }
             .into());
         }
+        // Decoders have a part of their own: what their library takes comes and goes in any size.
+        let own_bytes = (limit.saturating_sub(least + batch) / 2).min(jpegs);
+        let limit = limit - own_bytes;
+        let batch_bytes = if layout.is_variable() { batch.max(limit / 2) } else { batch };
+        let setup = jpeg::Setup { limit_bytes: limit + own_bytes, own_bytes, batch_bytes, ..setup };
         let memory = DeviceMemory::new(&device, limit)?;
         let tier = |((limit, makings), bounce)| {
             let tier = DeviceTier::new(&memory, limit, bounce, session, reporter)?;
             Ok::<_, Error>((Arc::new(tier), makings))
         };
         let tier = settings.decoded_limit_bytes.zip(makings).zip(bounces.decoded).map(tier).transpose()?;
-        let ground = Arc::new(Ground { memory, bounce: bounces.values });
+        let (standing_bytes, _) = memory.used_bytes();
+        let ground = Arc::new(Ground { memory, standing_bytes, bounce: bounces.values });
         if let Err(refused) = session.arena().pin(Arc::new(Pinned(device.clone()))) {
             reporter.announce(format!(
                 "host memory could not be pinned for {} ({refused}): copies to it are slower and wait for one another. Lower host_memory_limit, or \
@@ -238,19 +266,11 @@ impl DevicePlace {
                 device.facts().name
             ));
         }
-        let jpegs = match bounces.jpegs {
-            None => Err("decode_on=\"cpu\"".to_owned()),
-            Some(pinned) => {
-                let setup = jpeg::Setup {
-                    decode_on: settings.decode_on,
-                    folders: &settings.jpeg_folders,
-                    fields: &decoded_fields,
-                    keeps: decoded > 0 || options.decoded_limit_bytes.is_some(),
-                    batch_bytes: batch,
-                    batch_size: options.batch_size,
-                    threads,
-                };
-                Jpegs::open(&setup, pinned, &ground, session, reporter)?.map(Arc::new)
+        let jpegs = match drawn.map(|fields| (fields, bounces.jpegs)) {
+            Err(why) => Err(why),
+            Ok((_, None)) => return Err(Error::Panic { message: "no pinned memory was set aside".into() }),
+            Ok((fields, Some(pinned))) => {
+                Jpegs::open(&setup, fields, pinned, &ground, session)?.map(Arc::new)
             }
         };
         Ok(Self {
@@ -276,6 +296,7 @@ impl DevicePlace {
 
     pub(crate) fn stats(&self) -> DeviceStats {
         let (used_bytes, peak_bytes) = self.ground.memory.used_bytes();
+        let (own, own_used, own_peak) = self.jpegs().map_or((0, 0, 0), |jpegs| jpegs.own_bytes());
         let facts = self.device.facts();
         let tier = self.tier();
         let (decoded_samples, decoded_bytes) = tier.map_or((0, 0), |tier| tier.held());
@@ -290,9 +311,9 @@ impl DevicePlace {
             copy_path: if self.arena().is_pinned() { "pinned" } else { "pageable" },
             memory: self.device.memory_kind(),
             copied_bytes: self.copied_bytes.load(Relaxed),
-            limit_bytes: self.ground.memory.limit_bytes(),
-            used_bytes,
-            peak_bytes,
+            limit_bytes: self.ground.memory.limit_bytes() + own,
+            used_bytes: used_bytes + own_used,
+            peak_bytes: peak_bytes + own_peak,
             decoded_samples: decoded_samples as u64,
             decoded_bytes,
             decoded_limit_bytes: tier.map_or(0, |tier| tier.limit_bytes()),

@@ -356,6 +356,7 @@ impl Workshop {
         let (read, takes) = (members.clone(), columns.clone());
         let draft = move || decoder.drafts(&read, draws, number, |field| takes[field].is_some());
         let drafts = self.on_worker(draft).await?;
+        jpegs.pass_by((columns.iter().flatten().count() - drafts.len()) as u64);
         let _inside = self.gauges.enter(Stage::Decode);
         let draw = async |(field, draft)| {
             let Some(column) = &columns[field] else { return Ok(None) };

@@ -131,6 +131,45 @@ def test_what_it_refuses_goes_to_the_cpu_and_is_counted(write: Callable[..., str
     assert ours.stats().device["copied_bytes"] == 2 * 40 * 40 * 3
 
 
+def test_images_that_engines_never_take_go_to_the_cpu_one_and_all(
+    write: Callable[..., str], open_loader: OpenLoader, driver: Simulator
+) -> None:
+    driver.configure("jpeg_engines=1")
+    url = write({f"{number:03}.jpg": encoded(number, progressive=True) for number in range(90)})
+    ours = open_loader(url, fields=IMAGE, batch_size=30, **GPU)
+    for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=30), strict=True):
+        assert_same(left, right)
+    assert (jpeg(ours)["images"], jpeg(ours)["refused"], jpeg(ours)["backend"]) == (0, {"unsupported": 90}, "engines")
+
+
+def test_auto_is_the_cpu_where_no_image_is_a_jpeg(write: Callable[..., str], open_loader: OpenLoader) -> None:
+    url = write({f"{number:03}.png": encoded(number, format="PNG") for number in range(60)})
+    loader = open_loader(
+        url,
+        fields={"image": forebay.Image("png", transform=[forebay.Resize((8, 8))])},
+        batch_size=4,
+        device="cuda",
+        decode_on="auto",
+    )
+    for _ in loader:
+        pass
+    assert (jpeg(loader)["on"], jpeg(loader)["images"]) == ("cpu", 0)
+    assert "takes none" in jpeg(loader)["why"]
+
+
+def test_files_larger_than_all_pinned_memory_are_the_cpus(write: Callable[..., str], open_loader: OpenLoader) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (2600, 2600, 3), np.uint8)
+    big = io.BytesIO()
+    Image.fromarray(noise).save(big, "JPEG", quality=98)
+    assert big.tell() > 8 << 20
+    url = write({"0.jpg": encoded(0), "1.jpg": big.getvalue()})
+    settings: dict[str, Any] = {"fields": IMAGE, "batch_size": 2, "host_memory_limit": "2GB"}
+    ours = open_loader(url, **settings, **GPU)
+    for left, right in zip(ours, open_loader(url, **settings), strict=True):
+        assert_same(left, right)
+    assert jpeg(ours)["images"] + sum(jpeg(ours)["refused"].values()) == 2
+
+
 @pytest.mark.parametrize("which", range(4))
 def test_one_image_of_a_group_that_it_refuses_spoils_no_other(
     dataset: Dataset, open_loader: OpenLoader, driver: Simulator, which: int
@@ -169,7 +208,7 @@ def test_images_larger_than_its_part_of_memory_are_the_cpus(
     big = io.BytesIO()
     Image.new("RGB", (2000, 1500), "teal").save(big, "JPEG")
     url = write({"0.jpg": encoded(0), "1.jpg": big.getvalue()})
-    ours = open_loader(url, fields=IMAGE, batch_size=2, **{**GPU, "gpu_memory_limit": "46MB"})
+    ours = open_loader(url, fields=IMAGE, batch_size=2, **{**GPU, "gpu_memory_limit": "48MB"})
     for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=2), strict=True):
         assert_same(left, right)
     assert (jpeg(ours)["images"], jpeg(ours)["refused"]) == (1, {"memory": 1})
@@ -236,7 +275,8 @@ def test_no_memory_is_allocated_after_the_first_batches(
     for _ in range(6):
         for _ in loader:
             pass
-    assert driver.counter("device_allocations") == 1
+    # Batches' memory, and the decoders' own.
+    assert driver.counter("device_allocations") == 2
     assert driver.counter("pinned_allocations") < 30 < driver.counter("jpeg_groups")
 
 
@@ -294,7 +334,7 @@ def test_epochs_that_are_left_and_batches_that_are_held(
         shuffle=True,
         batch_size=rng.choice([3, 5]),
         num_threads=rng.choice([1, 3]),
-        **{**GPU, "gpu_memory_limit": rng.choice(["46MB", "64MB"])},
+        **{**GPU, "gpu_memory_limit": rng.choice(["48MB", "64MB"])},
     )
     theirs = open_loader(dataset.urls, fields=IMAGE, shuffle=True, batch_size=loader.batch_size)
     stream = consumer.stream()

@@ -118,10 +118,11 @@ impl Scratch {
         const WHAT: &str = "what the JPEG decoder needs beside its pixels";
         let until = Instant::now() + PATIENCE;
         let slab = loop {
+            let since = self.memory.freed();
             if let Some(slab) = self.memory.take(bytes as u64, WHAT)? {
                 break slab;
             }
-            if self.memory.wait(SLICE)? == Waited::Held || Instant::now() >= until {
+            if self.memory.wait(since, SLICE)? == Waited::Held || Instant::now() >= until {
                 let (used_bytes, _) = self.memory.used_bytes();
                 return Err(Error::OverBudget {
                     device: self.device.facts().name.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::DecodeOn;
+use crate::error::Error;
 use crate::report::Reporter;
 
 /// Batches that each is measured over, behind a first one that isn't counted.
@@ -17,7 +18,6 @@ const WORTH: f64 = 1.1;
 pub(super) struct Choice {
     batch_size: u64,
     threads: usize,
-    device_threads: usize,
     reporter: Reporter,
     state: Mutex<State>,
 }
@@ -55,20 +55,14 @@ impl Rate {
 }
 
 impl Choice {
-    pub(super) fn new(
-        decode_on: DecodeOn,
-        batch_size: usize,
-        threads: usize,
-        device_threads: usize,
-        reporter: Reporter,
-    ) -> Self {
+    pub(super) fn new(decode_on: DecodeOn, batch_size: usize, threads: usize, reporter: Reporter) -> Self {
         let decided = match decode_on {
             DecodeOn::Cpu => Some((false, "decode_on=\"cpu\"".to_owned())),
             DecodeOn::Gpu => Some((true, "decode_on=\"gpu\"".to_owned())),
             DecodeOn::Auto => None,
         };
         let state = State { decided, planned: 0, cpu: Rate::default(), device: Rate::default() };
-        Self { batch_size: batch_size as u64, threads, device_threads, reporter, state: Mutex::new(state) }
+        Self { batch_size: batch_size as u64, threads, reporter, state: Mutex::new(state) }
     }
 
     /// Whether the next batch is the device's; while both are measured, they take turns.
@@ -86,11 +80,11 @@ impl Choice {
         self.state.lock().decided.is_none()
     }
 
-    /// A decoding thread took so long for one image.
-    pub(super) fn on_cpu(&self, took: Duration) {
+    /// A decoding thread took so long for a sample of so many images.
+    pub(super) fn on_cpu(&self, images: u64, took: Duration) {
         let mut state = self.state.lock();
         if state.decided.is_none() {
-            state.cpu.add(1, took.as_secs_f64(), self.batch_size);
+            state.cpu.add(images, took.as_secs_f64(), self.batch_size);
             self.decide(&mut state);
         }
     }
@@ -104,17 +98,27 @@ impl Choice {
         }
     }
 
-    /// The device takes nothing: it is done with as soon as the CPU has been measured.
-    pub(super) fn refused(&self, images: u64) {
+    /// The device doesn't take these images. Where it takes none, that is that.
+    pub(super) fn passed_by(&self, images: u64) {
         let mut state = self.state.lock();
         if state.decided.is_none() {
             state.device.seen += images;
             if state.device.images == 0 && state.device.seen > 2 * MEASURED_BATCHES * self.batch_size {
-                let why = "the device refused the first images".to_owned();
+                let why = "the device takes none of the first images".to_owned();
                 self.reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
                 state.decided = Some((false, why));
             }
         }
+    }
+
+    /// The device's decoder is of no more use: the next batches are the CPU's.
+    pub(super) fn give_up(&self, error: &Error) {
+        if matches!(error, Error::Closed) {
+            return;
+        }
+        let why = format!("the device's decoder failed: {error}");
+        self.reporter.announce(format!("JPEGs are decoded on the CPU from here on: {why}"));
+        self.state.lock().decided = Some((false, why));
     }
 
     fn decide(&self, state: &mut State) {
@@ -122,8 +126,8 @@ impl Choice {
         if state.cpu.images < enough || state.device.images < enough {
             return;
         }
-        let (cpu, device) =
-            (state.cpu.per_second(self.threads), state.device.per_second(self.device_threads));
+        // Two threads hand groups to the device, mostly one after the other: what one of them gets done is the least that both do.
+        let (cpu, device) = (state.cpu.per_second(self.threads), state.device.per_second(1));
         let on_device = device > WORTH * cpu;
         let why = format!(
             "of the first batches the device decoded {device:.0} images/s, and {} threads of the CPU {cpu:.0}",
@@ -149,13 +153,13 @@ mod tests {
     use super::*;
 
     fn measured(cpu: f64, device: f64) -> (&'static str, String) {
-        let choice = Choice::new(DecodeOn::Auto, 2, 3, 1, Reporter::default());
+        let choice = Choice::new(DecodeOn::Auto, 2, 3, Reporter::default());
         assert!(!choice.takes_next() && choice.takes_next(), "turns");
         // The first batch is slow, and doesn't count.
         choice.on_device(2, 100.0);
-        (0..2).for_each(|_| choice.on_cpu(Duration::from_secs(100)));
+        (0..2).for_each(|_| choice.on_cpu(1, Duration::from_secs(100)));
         assert_eq!(choice.told().0, "measuring");
-        (0..4).for_each(|_| choice.on_cpu(Duration::from_secs_f64(3.0 / cpu)));
+        (0..2).for_each(|_| choice.on_cpu(2, Duration::from_secs_f64(6.0 / cpu)));
         choice.on_device(4, 4.0 / device);
         assert!(!choice.measures());
         assert_eq!(choice.takes_next(), choice.told().0 == "gpu");
@@ -175,15 +179,15 @@ mod tests {
 
     #[test]
     fn a_device_that_takes_nothing_is_done_with() {
-        let choice = Choice::new(DecodeOn::Auto, 2, 1, 1, Reporter::default());
-        (0..10).for_each(|_| choice.refused(1));
+        let choice = Choice::new(DecodeOn::Auto, 2, 1, Reporter::default());
+        (0..10).for_each(|_| choice.passed_by(1));
         assert_eq!(choice.told().0, "cpu");
     }
 
     #[test]
     fn what_was_asked_for_is_not_measured() {
         for (decode_on, on) in [(DecodeOn::Cpu, "cpu"), (DecodeOn::Gpu, "gpu")] {
-            let choice = Choice::new(decode_on, 2, 1, 1, Reporter::default());
+            let choice = Choice::new(decode_on, 2, 1, Reporter::default());
             assert_eq!((choice.told().0, choice.takes_next(), choice.measures()), (on, on == "gpu", false));
         }
     }

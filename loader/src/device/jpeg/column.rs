@@ -48,10 +48,10 @@ impl PixelColumn {
 
     /// Kernels before this event draw rows of it.
     pub(super) fn draws(&self, event: &Arc<Event>) {
-        self.guard(Guard::Event(event.clone()));
         let mut drawing = self.drawing.lock();
         if !drawing.iter().any(|known| Arc::ptr_eq(known, event)) {
             drawing.push(event.clone());
+            self.guard(Guard::Event(event.clone()));
         }
     }
 

@@ -1,12 +1,14 @@
 //! A thread that has the device decode groups of images, and cuts each one's part out into its row.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
-use forebay_gpu::jpeg::{Decoder, Image};
+use forebay_gpu::jpeg::{Decoder, Image, Refusal};
 use forebay_gpu::kernels::{Channels, Sample};
 use forebay_gpu::mutant::{self, Mutant};
-use forebay_gpu::{Device, DeviceSlab, Error as DeviceError, Event, Guard, Staging, Stream};
+use forebay_gpu::{Device, DeviceMemory, DeviceSlab, Event, Guard, Staging, Stream};
 
 use super::choice::Choice;
 use super::queue::{Order, Queue};
@@ -16,47 +18,63 @@ use crate::device::bounce::bounced;
 use crate::device::convert::plain_output;
 use crate::device::tables::{self, Table};
 use crate::error::{Error, Result};
+use crate::pipeline::row::panicked;
 use crate::session::Session;
 
 /// The thread's state.
 pub(super) struct Worker {
     decoder: Decoder,
     device: Arc<dyn Device>,
-    /// One slab, for the images of a group as they are decoded.
-    frames: [DeviceSlab; 1],
-    tables: DeviceSlab,
+    places: Places,
     kernels: Stream,
     staging: Staging,
     /// Behind the kernels of the last group.
     last: Option<Arc<Event>>,
+    /// Images of a group at most: fewer once the decoder had no memory for as many.
+    most: usize,
     ground: Arc<Ground>,
     session: Arc<Session>,
     choice: Arc<Choice>,
 }
 
-impl Worker {
-    pub(super) fn new(
-        decoder: Decoder,
-        frames_bytes: u64,
-        ground: &Arc<Ground>,
-        session: &Arc<Session>,
-        choice: &Arc<Choice>,
-    ) -> Result<Self> {
-        let memory = &ground.memory;
+/// Memory of a group.
+pub(super) struct Places {
+    /// One slab, for the images as they are decoded.
+    frames: [DeviceSlab; 1],
+    tables: DeviceSlab,
+}
+
+impl Places {
+    pub(super) fn new(memory: &DeviceMemory, frames_bytes: u64) -> Result<Self> {
         let take = |bytes, what| {
             let taken = memory.take(bytes, what)?;
             taken.ok_or_else(|| Error::Panic {
                 message: "the device's memory is taken before it is used".into(),
             })
         };
-        let device = memory.device().clone();
         Ok(Self {
-            decoder,
             frames: [take(frames_bytes, "decoded images")?],
             tables: take(TABLES_BYTES, "tables of decoded images")?,
+        })
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        decoder: Decoder,
+        places: Places,
+        ground: &Arc<Ground>,
+        session: &Arc<Session>,
+        choice: &Arc<Choice>,
+    ) -> Result<Self> {
+        let device = ground.memory.device().clone();
+        Ok(Self {
+            decoder,
+            places,
             kernels: Stream::new(&device)?,
             staging: Staging::new(&device)?,
             last: None,
+            most: usize::MAX,
             device,
             ground: ground.clone(),
             session: session.clone(),
@@ -65,24 +83,31 @@ impl Worker {
     }
 
     /// Starts the thread; it ends when the line is closed, or the device fails.
-    pub(super) fn start(mut self, queue: Arc<Queue>) -> Result<()> {
+    pub(super) fn start(mut self, queue: Arc<Queue>) -> Result<JoinHandle<()>> {
         let run = move || {
-            while let Some(group) = queue.take() {
-                if let Err(error) = self.group(group) {
+            while let Some(group) = queue.take(self.most) {
+                // A bug is an error to all who wait, never silence.
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.group(group)));
+                if let Err(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
                     queue.fail(&error);
                     break;
                 }
             }
         };
-        std::thread::Builder::new().name("forebay-gpu-jpg".into()).spawn(run).map(drop).map_err(|error| {
+        std::thread::Builder::new().name("forebay-gpu-jpg".into()).spawn(run).map_err(|error| {
             Error::config(format!("a thread for the device's decoder can't be started: {error}"))
         })
     }
 
     /// Decodes a group and answers all who wait; an error where nothing more can be decoded.
-    fn group(&mut self, group: Vec<Order>) -> std::result::Result<(), DeviceError> {
+    fn group(&mut self, group: Vec<Order>) -> Result<()> {
         let drawn = self.draw(&group);
-        match drawn {
+        // Compressed bytes are somebody's memory for reads, and the pinned piece somebody's bounce: both go as soon as the device has them.
+        let finished = self.decoder.finish().map_err(Error::from).and_then(|()| {
+            while self.staging.wait_for_one()? {}
+            Ok(())
+        });
+        match drawn.and_then(|outcomes| finished.map(|()| outcomes)) {
             Ok(outcomes) => {
                 for (Order { bytes, column, reply, .. }, outcome) in group.into_iter().zip(outcomes) {
                     // First, so that who waits finds nothing of it in use.
@@ -95,16 +120,12 @@ impl Worker {
                 for order in group {
                     let _ = order.reply.send(Err(error.clone()));
                 }
-                match error {
-                    Error::Device(error) => Err(error),
-                    // The loader is closed meanwhile.
-                    _ => Ok(()),
-                }
+                Err(error)
             }
         }
     }
 
-    fn draw(&mut self, group: &[Order]) -> Result<Vec<std::result::Result<(), forebay_gpu::jpeg::Refusal>>> {
+    fn draw(&mut self, group: &[Order]) -> Result<Vec<std::result::Result<(), Refusal>>> {
         let began = Instant::now();
         let mut end = 0;
         let place = |order: &Order| {
@@ -115,26 +136,31 @@ impl Worker {
         };
         let images: Vec<Image> = group.iter().map(place).collect();
         let last: Vec<_> = self.last.iter().filter(|_| !mutant::is(Mutant::FramesEarly)).cloned().collect();
-        let decoded = self.decoder.decode(&images, &mut self.frames, &last)?;
+        let decoded = self.decoder.decode(&images, &mut self.places.frames, &last)?;
+        let lacks = |outcome: &std::result::Result<(), Refusal>| matches!(outcome, Err(Refusal::Memory(_)));
+        if group.len() > 1 && decoded.images.iter().any(lacks) {
+            self.most = (group.len() / 2).min(self.most);
+        }
         let mut rows: Vec<(&Order, Sample)> = Vec::with_capacity(group.len());
-        let first = self.frames[0].address();
+        let first = self.places.frames[0].address();
         for ((order, image), outcome) in group.iter().zip(&images).zip(&decoded.images) {
             if outcome.is_ok() {
                 rows.push((order, order.sample(first.offset(image.offset).0)));
             }
         }
         if rows.is_empty() {
-            self.choice.refused(group.len() as u64);
             return Ok(decoded.images);
         }
         let images = rows.len() as u64;
-        let columns: Vec<_> = rows.iter().map(|(order, _)| order.column.clone()).collect();
+        let mut columns: Vec<_> = rows.iter().map(|(order, _)| order.column.clone()).collect();
+        columns.sort_by_key(|column| column.address(0));
+        columns.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let tables = in_runs(rows)?;
         let started = self.cut(&tables, &decoded.done);
         let made = Event::record(&self.device, self.kernels.raw()).map(Arc::new);
         let until = made.as_ref().map_or(Guard::Everything, |made| Guard::Event(made.clone()));
-        self.frames[0].guard(until.clone());
-        self.tables.guard(until.clone());
+        self.places.frames[0].guard(until.clone());
+        self.places.tables.guard(until.clone());
         match &made {
             Ok(made) => columns.iter().for_each(|column| column.draws(made)),
             Err(_) => columns.iter().for_each(|column| column.guard(until.clone())),
@@ -146,8 +172,6 @@ impl Worker {
             self.choice.on_device(images, since(began));
         }
         self.last = Some(made);
-        // Compressed bytes are somebody's memory for reads: they go as soon as the device has them.
-        self.decoder.finish()?;
         Ok(decoded.images)
     }
 
@@ -159,15 +183,16 @@ impl Worker {
             // Its kernels read the tables that are written now.
             self.staging.wait_for(last)?;
         }
-        let (bytes, _) = tables::written(tables.iter(), self.tables.address());
-        let arrived = bounced(&mut self.staging, &self.ground, &self.session, bytes, &mut self.tables)?;
+        let (bytes, _) = tables::written(tables.iter(), self.places.tables.address());
+        let arrived =
+            bounced(&mut self.staging, &self.ground, &self.session, bytes, &mut self.places.tables)?;
         arrived.wait_on(stream)?;
         if !mutant::is(Mutant::DrawNoWait) {
             decoded.wait_on(stream)?;
         }
         // SAFETY: images are of the sizes that their cuts were made for, and rows have room for what is cut; nobody else reads or writes
         // them before the event behind this, which guards them.
-        unsafe { tables::launch(tables.iter(), &self.device, self.tables.address(), stream) }
+        unsafe { tables::launch(tables.iter(), &self.device, self.places.tables.address(), stream) }
     }
 }
 

@@ -16,13 +16,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use forebay_cache::Lease;
 use forebay_cache::memory::Held;
 use forebay_gpu::jpeg::{self, Frame, Refusal};
 use forebay_gpu::kernels::Filter;
-use forebay_gpu::{DeviceMemory, Error as DeviceError};
+use forebay_gpu::{DeviceMemory, Error as DeviceError, Waited};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -30,17 +31,18 @@ use tokio::sync::oneshot;
 use super::Ground;
 use super::cut::filter;
 use crate::decode;
-use crate::decode::geometry::Stage;
+use crate::decode::geometry;
 use crate::decode::orientation::Orientation;
 use crate::error::{Error, Result};
 use crate::field::{Field, FieldKind, Shapes};
+use crate::pipeline::queue::{Gauges, Stage};
 use crate::report::Reporter;
 use crate::session::Session;
 
 use choice::Choice;
 pub(super) use column::Finished;
 pub(crate) use column::{Columns, PixelColumn};
-use draw::Worker;
+use draw::{Places, Worker};
 use queue::{Order, Queue};
 
 /// Where JPEG images are decoded.
@@ -71,7 +73,7 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// A field whose images the device decodes.
 #[derive(Clone, Copy, Debug)]
-struct Drawn {
+pub(super) struct Drawn {
     filter: Option<Filter>,
     height: u32,
     width: u32,
@@ -89,13 +91,15 @@ pub(crate) struct Draft {
     /// As it is stored.
     pub(crate) frame: Frame,
     pub(crate) orientation: Orientation,
-    pub(crate) stage: Stage,
+    pub(crate) stage: geometry::Stage,
 }
 
 /// A loader's decoding of JPEG images on its device.
 #[derive(Debug)]
 pub(crate) struct Jpegs {
     memory: DeviceMemory,
+    /// For what decoders need beside batches.
+    own: DeviceMemory,
     fields: Vec<Option<Drawn>>,
     queue: Arc<Queue>,
     choice: Arc<Choice>,
@@ -105,8 +109,10 @@ pub(crate) struct Jpegs {
     drawn: AtomicU64,
     drawn_bytes: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// The decoders' pinned memory, as a part of the host's limit.
     _pinned: Held,
+    reporter: Reporter,
 }
 
 /// What a loader's device decoded.
@@ -120,6 +126,8 @@ pub struct JpegStats {
     pub library: Option<String>,
     /// What decodes there: "engines", "device", "library".
     pub backend: Option<&'static str>,
+    /// Why what would have been better was not to be had.
+    pub passed_over: Option<String>,
     /// Images decoded on the device, and their compressed bytes, which crossed the bus.
     pub images: u64,
     /// Of their files.
@@ -136,6 +144,7 @@ impl JpegStats {
             why: why.into(),
             library: None,
             backend: None,
+            passed_over: None,
             images: 0,
             compressed_bytes: 0,
             refused: BTreeMap::new(),
@@ -151,9 +160,14 @@ pub(super) struct Setup<'a> {
     pub(super) fields: &'a [Field],
     /// Whether decoded samples are kept.
     pub(super) keeps: bool,
+    /// `gpu_memory_limit`, and its part for decoders.
+    pub(super) limit_bytes: u64,
+    pub(super) own_bytes: u64,
+    /// What is left for the mover wherever a column is taken.
     pub(super) batch_bytes: u64,
     pub(super) batch_size: usize,
     pub(super) threads: usize,
+    pub(super) reporter: &'a Reporter,
 }
 
 /// Memory that decoding on a device takes by itself.
@@ -167,71 +181,74 @@ impl Jpegs {
         Ok(session.arena().hold("the device's JPEG decoders", THREADS * PINNED_BYTES)?)
     }
 
-    /// Opens decoders. Where that can't be and wasn't asked for in so many words: why the CPU decodes.
+    /// Opens decoders in memory of their own. Where that can't be and wasn't asked for in so many words: why the CPU decodes.
     ///
     /// # Errors
-    /// With [`DecodeOn::Gpu`], fields that the device can't decode, and what its library says.
+    /// With [`DecodeOn::Gpu`], too little memory, and what the device's library says.
     pub(super) fn open(
         setup: &Setup<'_>,
+        fields: Vec<Option<Drawn>>,
         pinned: Held,
         ground: &Arc<Ground>,
         session: &Arc<Session>,
-        reporter: &Reporter,
     ) -> Result<std::result::Result<Self, String>> {
-        let insists = setup.decode_on == DecodeOn::Gpu;
-        let fields = match drawn_fields(setup) {
-            Ok(fields) => fields,
-            Err(why) if insists => return Err(Error::config(format!("decode_on=\"gpu\": {why}"))),
-            Err(why) => return Ok(Err(why)),
+        let why = match Self::try_open(setup, fields, pinned, ground, session) {
+            Err(Error::Device(why @ (DeviceError::NoJpeg { .. } | DeviceError::OverBudget { .. })))
+                if setup.decode_on == DecodeOn::Auto =>
+            {
+                why.to_string()
+            }
+            other => return other.map(Ok),
         };
-        let memory = &ground.memory;
-        let (used, _) = memory.used_bytes();
-        let spare = memory.limit_bytes().saturating_sub(used + 2 * setup.batch_bytes);
-        let frames = (spare / (2 * THREADS as u64)).saturating_sub(TABLES_BYTES).min(FRAMES_BYTES);
-        if frames < LEAST_FRAMES_BYTES {
+        setup.reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
+        Ok(Err(why))
+    }
+
+    fn try_open(
+        setup: &Setup<'_>,
+        fields: Vec<Option<Drawn>>,
+        pinned: Held,
+        ground: &Arc<Ground>,
+        session: &Arc<Session>,
+    ) -> Result<Self> {
+        let device = ground.memory.device();
+        let each = setup.own_bytes / THREADS as u64;
+        let frames = (each.saturating_sub(TABLES_BYTES) / 3).min(FRAMES_BYTES);
+        let least = THREADS as u64 * (3 * LEAST_FRAMES_BYTES + TABLES_BYTES);
+        if setup.own_bytes < least {
             return Err(DeviceError::OverBudget {
-                device: memory.device().facts().name.clone(),
-                what: "two batches, and images while they are decoded".into(),
-                wanted_bytes: used
-                    + 2 * setup.batch_bytes
-                    + 2 * THREADS as u64 * (LEAST_FRAMES_BYTES + TABLES_BYTES),
-                limit_bytes: memory.limit_bytes(),
-                used_bytes: used,
+                device: device.facts().name.clone(),
+                what: "images while they are decoded, beside batches,".into(),
+                wanted_bytes: setup.limit_bytes + 2 * (least - setup.own_bytes),
+                limit_bytes: setup.limit_bytes,
+                used_bytes: 0,
                 advice: "raise gpu_memory_limit, lower batch_size, or use decode_on=\"cpu\"",
             }
             .into());
         }
+        let own = DeviceMemory::new(device, setup.own_bytes)?;
         let settings = jpeg::Settings {
             folders: setup.folders.to_vec(),
             pinned_limit_bytes: PINNED_BYTES,
             ..jpeg::Settings::default()
         };
-        let queue = Arc::new(Queue::new(frames, TABLES_BYTES));
-        let choice = Arc::new(Choice::new(
-            setup.decode_on,
-            setup.batch_size,
-            setup.threads,
-            THREADS,
-            reporter.clone(),
-        ));
+        let queue = Arc::new(Queue::new(device.facts().name.clone(), frames));
+        let threads = setup.threads;
+        let choice =
+            Arc::new(Choice::new(setup.decode_on, setup.batch_size, threads, setup.reporter.clone()));
         let mut facts = None;
         let mut workers = Vec::with_capacity(THREADS);
         for _ in 0..THREADS {
-            let decoder = match jpeg::Decoder::open(memory, &settings) {
-                Ok(decoder) => decoder,
-                Err(error @ DeviceError::NoJpeg { .. }) if !insists => {
-                    reporter.announce(format!("JPEGs are decoded on the CPU: {error}"));
-                    return Ok(Err(error.to_string()));
-                }
-                Err(error) => return Err(error.into()),
-            };
+            // Taken first: what the decoder takes comes and goes.
+            let places = Places::new(&own, frames)?;
+            let decoder = jpeg::Decoder::open(&own, &settings)?;
             facts = Some(decoder.facts().clone());
-            workers.push(Worker::new(decoder, frames, ground, session, &choice)?);
+            workers.push(Worker::new(decoder, places, ground, session, &choice)?);
         }
         let facts = facts.ok_or_else(|| Error::Panic { message: "no decoder".into() })?;
-        // Dropped where a thread doesn't start, it ends those that did.
         let jpegs = Self {
-            memory: memory.clone(),
+            memory: ground.memory.clone(),
+            own,
             fields,
             queue,
             choice,
@@ -240,10 +257,21 @@ impl Jpegs {
             drawn: AtomicU64::new(0),
             drawn_bytes: AtomicU64::new(0),
             refused: Mutex::default(),
+            threads: Mutex::default(),
             _pinned: pinned,
+            reporter: setup.reporter.clone(),
         };
-        workers.into_iter().try_for_each(|worker| worker.start(jpegs.queue.clone()))?;
-        Ok(Ok(jpegs))
+        for worker in workers {
+            // Where one doesn't start, dropping this ends those that did.
+            jpegs.threads.lock().push(worker.start(jpegs.queue.clone())?);
+        }
+        Ok(jpegs)
+    }
+
+    /// Memory of the device that decoders have for themselves: the limit, what is used, and the most that was.
+    pub(super) fn own_bytes(&self) -> (u64, u64, u64) {
+        let (used, peak) = self.own.used_bytes();
+        (self.own.limit_bytes(), used, peak)
     }
 
     /// Whether the next batch's images are decoded here.
@@ -252,9 +280,12 @@ impl Jpegs {
     }
 
     /// Memory for a batch's images.
-    pub(crate) async fn columns(&self, rows: usize) -> Result<Columns> {
+    pub(crate) async fn columns(&self, rows: usize, gauges: &Gauges) -> Result<Columns> {
         let bytes: u64 = self.fields.iter().flatten().map(|drawn| drawn.row_bytes() * rows as u64).sum();
+        // Kept over several looks: leaving the stage counts as progress, and there is none while the consumer holds everything.
+        let mut held = None;
         loop {
+            let since = self.memory.freed();
             let (used, _) = self.memory.used_bytes();
             if used + bytes + self.batch_bytes <= self.memory.limit_bytes()
                 && let Some(columns) = self.try_columns(rows)?
@@ -262,13 +293,17 @@ impl Jpegs {
                 return Ok(columns);
             }
             let memory = self.memory.clone();
-            let waited = tokio::task::spawn_blocking(move || memory.wait(SLICE)).await;
-            waited.map_err(|_| Error::Closed)??;
+            let waited = tokio::task::spawn_blocking(move || memory.wait(since, SLICE)).await;
+            match waited.map_err(|_| Error::Closed)?? {
+                Waited::Freed => {}
+                Waited::Busy => held = None,
+                Waited::Held => held = held.or_else(|| Some(gauges.enter(Stage::Device))),
+            }
         }
     }
 
     fn try_columns(&self, rows: usize) -> Result<Option<Columns>> {
-        let mut columns = Vec::with_capacity(self.fields.len());
+        let mut columns: Vec<Option<Arc<PixelColumn>>> = Vec::with_capacity(self.fields.len());
         for drawn in &self.fields {
             let Some(drawn) = drawn else {
                 columns.push(None);
@@ -307,7 +342,8 @@ impl Jpegs {
             row,
             reply,
         });
-        let answer = answer.await.map_err(|_| Error::Closed)??;
+        let answer = answer.await.map_err(|_| Error::Closed)?;
+        let answer = answer.inspect_err(|error| self.choice.give_up(error))?;
         match &answer {
             Ok(()) => {
                 self.drawn.fetch_add(1, Relaxed);
@@ -321,17 +357,32 @@ impl Jpegs {
     /// Counts an image that goes to the CPU.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
         tracing::debug!(%refusal, "decoded by the CPU");
+        if matches!(refusal, Refusal::Memory(_) | Refusal::Failed(_)) {
+            self.reporter.announce(format!(
+                "some JPEGs go from the device to the CPU ({refusal}): stats() counts them"
+            ));
+        }
         *self.refused.lock().entry(refusal.kind()).or_default() += 1;
+        self.choice.passed_by(1);
     }
 
-    /// Counts an image that the CPU decoded.
+    /// Counts images of a format that the device doesn't take.
+    pub(crate) fn pass_by(&self, images: u64) {
+        self.choice.passed_by(images);
+    }
+
+    /// Counts a sample that the CPU decoded.
     pub(crate) fn on_cpu(&self, took: Duration) {
-        self.choice.on_cpu(took);
+        self.choice.on_cpu(self.fields.iter().flatten().count() as u64, took);
     }
 
-    /// Ends the threads once what they have is done.
+    /// Ends the threads once what they have is done, and waits for them.
     pub(crate) fn close(&self) {
         self.queue.close();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A panic there was told to those who waited.
+            let _ = thread.join();
+        }
     }
 
     pub(super) fn stats(&self) -> JpegStats {
@@ -341,6 +392,7 @@ impl Jpegs {
             why,
             library: Some(self.facts.library.clone()),
             backend: Some(self.facts.backend.name()),
+            passed_over: self.facts.passed_over.clone(),
             images: self.drawn.load(Relaxed),
             compressed_bytes: self.drawn_bytes.load(Relaxed),
             refused: self.refused.lock().clone(),
@@ -350,12 +402,26 @@ impl Jpegs {
 
 impl Drop for Jpegs {
     fn drop(&mut self) {
-        self.close();
+        self.queue.close();
     }
 }
 
-/// The fields that the device can decode, by field; or why there are none, or one that it can't.
-fn drawn_fields(setup: &Setup<'_>) -> std::result::Result<Vec<Option<Drawn>>, String> {
+/// The fields that the device can decode, by field; or why the CPU decodes all.
+///
+/// # Errors
+/// With [`DecodeOn::Gpu`], the same.
+pub(super) fn drawn_fields(setup: &Setup<'_>) -> Result<std::result::Result<Vec<Option<Drawn>>, String>> {
+    match (try_fields(setup), setup.decode_on) {
+        (Err(why), DecodeOn::Gpu) => Err(Error::config(format!("decode_on=\"gpu\": {why}"))),
+        (Err(why), _) => {
+            setup.reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
+            Ok(Err(why))
+        }
+        (fields, _) => Ok(fields),
+    }
+}
+
+fn try_fields(setup: &Setup<'_>) -> std::result::Result<Vec<Option<Drawn>>, String> {
     if setup.keeps {
         return Err(
             "decoded samples are kept (decoded_limit, gpu_decoded_limit), which the CPU decodes once".into(),

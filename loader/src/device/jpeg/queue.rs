@@ -11,10 +11,13 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::column::PixelColumn;
+use super::{PINNED_BYTES, TABLES_BYTES};
 use crate::error::{Error, Result};
 
 /// Images of a group at most: as many as a decoder that works on coded data on the device needs to be at its best.
 const MOST: usize = 64;
+/// Bytes of a group's files: the decoder pins them, rounded up.
+const FILES_BYTES: usize = PINNED_BYTES / 4;
 /// Images begin at multiples of this.
 const ALIGNMENT: u64 = 256;
 
@@ -54,9 +57,9 @@ impl Order {
 /// The line.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Of the device's memory, for the images of a group, and for its tables.
+    device: Arc<str>,
+    /// Of the device's memory, for the images of a group.
     frames_bytes: u64,
-    tables_bytes: u64,
     state: Mutex<State>,
     filled: Condvar,
 }
@@ -66,25 +69,25 @@ struct State {
     orders: VecDeque<Order>,
     closed: bool,
     /// Why nothing is decoded any more.
-    failed: Option<DeviceError>,
+    failed: Option<Error>,
 }
 
 impl Queue {
-    /// Groups take at most so much of the device's memory.
-    pub(super) fn new(frames_bytes: u64, tables_bytes: u64) -> Self {
-        Self { frames_bytes, tables_bytes, state: Mutex::default(), filled: Condvar::new() }
+    /// Images of a group take at most so much of the device's memory, decoded.
+    pub(super) fn new(device: Arc<str>, frames_bytes: u64) -> Self {
+        Self { device, frames_bytes, state: Mutex::default(), filled: Condvar::new() }
     }
 
     pub(super) fn put(&self, order: Order) {
-        let refusal = (order.frame_bytes() > self.frames_bytes || order.table_bytes() > self.tables_bytes)
-            .then(|| {
+        let refusal =
+            (order.frame_bytes() > self.frames_bytes || order.table_bytes() > TABLES_BYTES).then(|| {
                 Refusal::Memory(DeviceError::OverBudget {
-                    device: "the device".into(),
-                    what: "one decoded image".into(),
+                    device: self.device.clone(),
+                    what: format!("one decoded image of {} by {}", order.frame.width, order.frame.height),
                     wanted_bytes: order.frame_bytes(),
                     limit_bytes: self.frames_bytes,
                     used_bytes: 0,
-                    advice: "raise gpu_memory_limit",
+                    advice: "the CPU decodes it",
                 })
             });
         if let Some(refusal) = refusal {
@@ -93,7 +96,7 @@ impl Queue {
         }
         let mut state = self.state.lock();
         if let Some(error) = &state.failed {
-            let _ = order.reply.send(Err(Error::Device(error.clone())));
+            let _ = order.reply.send(Err(error.clone()));
             return;
         }
         // Where it is closed, dropping the order says so.
@@ -104,11 +107,11 @@ impl Queue {
         }
     }
 
-    /// The next group; none once the line is closed.
-    pub(super) fn take(&self) -> Option<Vec<Order>> {
+    /// The next group, of at most so many images; none once the line is closed.
+    pub(super) fn take(&self, most: usize) -> Option<Vec<Order>> {
         let mut state = self.state.lock();
         loop {
-            let (mut group, mut frames, mut tables) = (Vec::new(), 0, 0);
+            let (mut group, mut frames, mut tables, mut files) = (Vec::new(), 0, 0, 0);
             while let Some(order) = state.orders.front() {
                 // Nobody waits for it any more.
                 if order.reply.is_closed() {
@@ -117,7 +120,10 @@ impl Queue {
                 }
                 frames += order.frame_bytes();
                 tables += order.table_bytes();
-                if group.len() == MOST || frames > self.frames_bytes || tables > self.tables_bytes {
+                files += order.bytes.len();
+                let fits = frames <= self.frames_bytes && tables <= TABLES_BYTES && files <= FILES_BYTES;
+                // One file alone may be larger.
+                if !group.is_empty() && (group.len() >= most.min(MOST) || !fits) {
                     break;
                 }
                 group.extend(state.orders.pop_front());
@@ -133,14 +139,14 @@ impl Queue {
     }
 
     /// Nothing is decoded any more: all who wait hear why.
-    pub(super) fn fail(&self, error: &DeviceError) {
+    pub(super) fn fail(&self, error: &Error) {
         let orders = {
             let mut state = self.state.lock();
             state.failed = Some(error.clone());
             std::mem::take(&mut state.orders)
         };
         for order in orders {
-            let _ = order.reply.send(Err(Error::Device(error.clone())));
+            let _ = order.reply.send(Err(error.clone()));
         }
     }
 

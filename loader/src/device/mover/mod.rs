@@ -249,12 +249,13 @@ impl Mover {
         // Kept over several looks: leaving the stage counts as progress, and there is none while the consumer holds everything.
         let mut held = None;
         loop {
+            let since = memory.freed();
             if let Some(slab) = memory.take(bytes, &format!("field {name:?}"))? {
                 self.taken += slab.taken_bytes();
                 return Ok(slab);
             }
             self.staging.collect()?;
-            let waited = memory.wait(SLICE)?;
+            let waited = memory.wait(since, SLICE)?;
             match waited {
                 Waited::Freed => continue,
                 Waited::Busy => held = None,
@@ -264,7 +265,7 @@ impl Mover {
                 return Err(Error::Closed);
             }
             let (used_bytes, _) = memory.used_bytes();
-            if waited == Waited::Held && used_bytes == self.taken {
+            if waited == Waited::Held && used_bytes == self.taken + self.place.ground.standing_bytes {
                 return Err(forebay_gpu::Error::OverBudget {
                     device: self.place.device.facts().name.clone(),
                     what: format!("field {name:?}, behind the batch's other columns,"),

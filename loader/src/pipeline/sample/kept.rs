@@ -62,7 +62,9 @@ impl SampleDecoder {
             let geometry = match &self.fields[field].kind {
                 FieldKind::Image { .. } => {
                     let steps = self.steps(field).ok()?;
-                    let geometry = steps.geometry(size(field), &draws, &self.limits).ok()?;
+                    // Of the CPU's memory for it nothing is needed.
+                    let unbounded = Limits { max_decode_bytes: u64::MAX, ..self.limits };
+                    let geometry = steps.geometry(size(field), &draws, &unbounded).ok()?;
                     geometries[field].insert(geometry).clone()
                 }
                 FieldKind::Mask { like } => self.geometry_of(like, &geometries).ok()?.nearest(),
