@@ -10,6 +10,7 @@ mod worker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clocks::{Clock, Timeline};
 use crate::codes::Code;
@@ -55,6 +56,7 @@ struct Task {
     waits: Vec<Reached>,
     operation: Arc<Operation>,
     work: Work,
+    submitted: Instant,
 }
 
 /// An event: the last record of it.

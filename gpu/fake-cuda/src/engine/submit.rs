@@ -1,6 +1,7 @@
 //! Submission: where the order of an operation is decided, and what can be said of it before it runs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Reached, Task, Work, work::Route};
 use crate::clocks::Clock;
@@ -50,7 +51,7 @@ impl State {
             self.enter(bytes, &operation, writes);
         }
         self.count(&work);
-        self.stream_mut(stream).queue.push_back(Task { count, waits, operation, work });
+        self.stream_mut(stream).queue.push_back(Task { count, waits, operation, work, submitted: Instant::now() });
         self.start(stream);
         CHANGED.notify_all();
         Ok(())

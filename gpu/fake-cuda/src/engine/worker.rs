@@ -68,7 +68,7 @@ fn perform(state: &mut Locked, stream: u64, task: &Task) {
     let context = state.stream(stream).context;
     let point = task.operation.point;
     if state.sticky(context).is_ok() {
-        let until = state.bus(context, &task.work);
+        let until = state.bus(context, task);
         let delay = delay(state.settings.seed, point, state.settings.delay);
         Locked::unlocked(state, || {
             std::thread::sleep(delay);
@@ -207,8 +207,11 @@ impl State {
     }
 
     /// Takes the bus for a copy; until when. One copy at a time and direction, as a device with two copy engines.
-    fn bus(&mut self, context: u64, work: &Work) -> Option<Instant> {
-        let (bytes, direction) = work.transfer()?;
+    ///
+    /// A copy that waited for the bus alone has it from the moment that it is free: how long this process then takes to move the bytes is no
+    /// part of the bus.
+    fn bus(&mut self, context: u64, task: &Task) -> Option<Instant> {
+        let (bytes, direction) = task.work.transfer()?;
         let latency = self.settings.latency;
         let rate = self.settings.bus;
         if rate.is_none() && latency.is_zero() {
@@ -217,7 +220,9 @@ impl State {
         let device = self.device_of(context).ok()?;
         let taken = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / (rate * 1e9)));
         let bus = self.devices.get_mut(device)?.bus.get_mut(direction)?;
-        *bus = (*bus).max(Instant::now()) + latency + taken;
+        let waited = task.waits.is_empty() && task.submitted <= *bus;
+        let from = if waited { *bus } else { (*bus).max(Instant::now()) };
+        *bus = from + latency + taken;
         Some(*bus)
     }
 }
