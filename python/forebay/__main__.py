@@ -3,11 +3,12 @@
 import sys
 
 from forebay import _forebay
+from forebay._loader import jpeg_folders
 
 
 def main() -> int:
     """Runs the program with this process's arguments and returns its exit code."""
-    return _forebay.main(["forebay", *sys.argv[1:]])
+    return _forebay.main(["forebay", *sys.argv[1:]], jpeg_folders())
 
 
 if __name__ == "__main__":

@@ -242,5 +242,5 @@ def available_threads() -> int:
 def take_notices() -> list[tuple[int, str]]:
     """What the runtime had to say since the last call, as (level of `logging`, text)."""
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], jpeg_folders: list[str]) -> int:
     """Runs the program `forebay` with `argv`, whose first entry is its name; returns its exit code."""

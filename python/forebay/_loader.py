@@ -154,7 +154,7 @@ class DataLoader:
             local_rank=_local_rank() if place == "cuda" else None,
             into_consumers=self._into_consumers,
             decode_on=decode_on,
-            jpeg_folders=[] if place is None or decode_on == "cpu" else _jpeg_folders(),
+            jpeg_folders=[] if place is None or decode_on == "cpu" else jpeg_folders(),
             gpu_memory_limit=None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit),
             gpu_decoded_limit=None
             if gpu_decoded_limit is None
@@ -404,7 +404,7 @@ def _device(device: Any) -> str | None:
     raise ConfigError(f'device={device!r}: give "cpu", "cuda", "cuda:1", "cuda:GPU-..." with a UUID, or "auto"')
 
 
-def _jpeg_folders() -> list[str]:
+def jpeg_folders() -> list[str]:
     """Where NVIDIA's wheels, where they are installed, have the library that decodes JPEG on a device."""
     from importlib.util import find_spec
 

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(forebay_loader::cli::run(std::env::args_os()))
+    ExitCode::from(forebay_loader::cli::run(std::env::args_os(), &[]))
 }

@@ -21,6 +21,7 @@ mod trace;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -52,8 +53,9 @@ enum Command {
     Bench(bench::Arguments),
 }
 
-/// Runs the program with `args`, the first of which is its name, and gives its exit code. Listens to SIGINT and SIGTERM while it runs.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
+/// Runs the program with `args`, the first of which is its name, and gives its exit code. `jpeg_folders` are those of
+/// [`DeviceSettings`](crate::device::DeviceSettings) of loaders beside it. Listens to SIGINT and SIGTERM while it runs.
+pub fn run(args: impl IntoIterator<Item = OsString>, jpeg_folders: &[PathBuf]) -> u8 {
     let program = match Program::try_parse_from(args) {
         Ok(program) => program,
         Err(error) => {
@@ -62,7 +64,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let done = Interrupt::listen().and_then(|interrupt| program.run(&interrupt));
+    let done = Interrupt::listen().and_then(|interrupt| program.run(jpeg_folders, &interrupt));
     match done {
         Ok(()) => 0,
         Err(failure) => {
@@ -73,10 +75,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 impl Program {
-    fn run(&self, interrupt: &Interrupt) -> Result<(), Failure> {
+    fn run(&self, jpeg_folders: &[PathBuf], interrupt: &Interrupt) -> Result<(), Failure> {
         let json = self.json;
         match &self.command {
-            Command::Doctor(arguments) => doctor::run(arguments, json),
+            Command::Doctor(arguments) => doctor::run(arguments, json, jpeg_folders),
             Command::Pack(arguments) => pack::run(arguments, json, interrupt),
             Command::Ls(arguments) => ls::run(arguments, json, interrupt),
             Command::Index(arguments) => index::run(arguments, json, interrupt),

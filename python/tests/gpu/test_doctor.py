@@ -47,7 +47,7 @@ def test_a_device_is_told_with_all_that_it_gives(tmp_path: Path) -> None:
     assert (device["pins"], device["pinning_error"], device["error"]) == (True, None, None)
     for words in (device["name"], device["uuid"], device["capability"], gpu["libcuda"], "host memory can be pinned"):
         assert words in text
-    assert not lacks(found)
+    assert all("JPEG" in lack["what"] for lack in lacks(found)), "what needs a library beside the driver"
 
 
 @pytest.mark.simulator
@@ -106,6 +106,52 @@ def test_host_memory_that_can_not_be_pinned_is_a_lack_with_what_to_set(tmp_path:
     assert "ulimit -l" in lack["fix"]
     assert "it is" in lack["fix"]
     assert "host memory can be pinned" not in text
+
+
+@pytest.mark.simulator
+def test_what_decodes_jpegs_on_it_is_told(tmp_path: Path) -> None:
+    found, text = doctor(tmp_path, devices="1")
+    library = "nvJPEG 12.4.0 (libnvjpeg.so.12)"
+    (device,) = found["gpu"]["tried"]
+    jpeg = device["jpeg"]
+    assert (jpeg["library"], jpeg["backend"], jpeg["error"]) == (library, "device", None)
+    assert jpeg["passed_over"].startswith("engines: NVJPEG_STATUS_")
+    assert f"JPEG by {library}, backend device, {jpeg['passed_over']}" in text
+    assert not lacks(found)
+    found, _ = doctor(tmp_path, devices="1", jpeg_engines="1")
+    jpeg = found["gpu"]["tried"][0]["jpeg"]
+    assert (jpeg["backend"], jpeg["passed_over"]) == ("engines", None)
+
+
+@pytest.mark.simulator
+def test_nothing_that_decodes_jpegs_is_no_more_than_a_note(tmp_path: Path) -> None:
+    found, text = doctor(tmp_path, devices="2", nvjpeg="0")
+    for device in found["gpu"]["tried"]:
+        assert (device["pins"], device["error"]) == (True, None)
+        assert {**device["jpeg"], "error": None} == dict.fromkeys(device["jpeg"])
+    (lack,) = lacks(found)
+    assert lack["severity"] == "note"
+    assert lack["what"] == found["gpu"]["tried"][0]["jpeg"]["error"]
+    assert 'decode_on="gpu" is an error' in lack["costs"]
+    for words in ("no JPEG decoding on cuda:0", "libnvjpeg.so.12", "pip install nvidia-nvjpeg-cu12"):
+        assert words in lack["what"]
+    assert lack["what"] in text
+    assert "JPEG by" not in text
+
+
+@pytest.mark.simulator
+def test_the_wheels_library_is_found_where_loaders_find_it(tmp_path: Path) -> None:
+    """Only there: on the library path is the driver alone."""
+    folders = [tmp_path / "driver", tmp_path / "packages/nvidia/nvjpeg/lib"]
+    for folder, name in zip(folders, ("libcuda.so.1", "libnvjpeg.so.12"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / name).symlink_to(Path(os.environ["LD_LIBRARY_PATH"], "libcuda.so.1"))
+    environment = {"LD_LIBRARY_PATH": str(folders[0])}
+    found, _ = doctor(tmp_path, **environment)
+    assert "found none" in found["gpu"]["tried"][0]["jpeg"]["error"]
+    packages = os.pathsep.join([str(tmp_path / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found, _ = doctor(tmp_path, **environment, PYTHONPATH=packages)
+    assert str(folders[1]) in found["gpu"]["tried"][0]["jpeg"]["library"]
 
 
 @pytest.mark.simulator

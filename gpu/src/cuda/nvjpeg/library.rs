@@ -32,13 +32,14 @@ impl Library {
                 Err(why) => unsuitable.push(why),
             }
         }
-        let folders: Vec<_> = folders.iter().map(|folder| format!("{}, ", folder.display())).collect();
+        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        let inside =
+            if folders.is_empty() { String::new() } else { format!("in {} and ", folders.join(", ")) };
         let found = if unsuitable.is_empty() { "none".into() } else { unsuitable.join("; ") };
         let wheel = if driver.0 < 13 { "nvidia-nvjpeg-cu12" } else { "nvidia-nvjpeg" };
         Err(format!(
-            "looked for {} in {}and on the library path, and found {found}; pip install {wheel} brings one, and decode_on=\"cpu\" works without",
+            "looked for {} {inside}on the library path, and found {found}; pip install {wheel} brings one, and decode_on=\"cpu\" works without",
             NAMES.join(", "),
-            folders.concat(),
         ))
     }
 

@@ -216,4 +216,9 @@ fn gpu(checkup: &Checkup, into: &mut Vec<Finding>) {
             add(into, Severity::Warning, what, costs, Some(&fix));
         }
     }
+    // One library for all of them, or none.
+    if let Some(error) = gpu.tried.iter().find_map(|device| device.jpeg.error.as_ref()) {
+        let costs = "the CPU decodes; decode_on=\"gpu\" is an error";
+        add(into, Severity::Note, error, costs, None);
+    }
 }

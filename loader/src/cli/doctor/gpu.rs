@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use forebay_cache::memory::Arena;
 use forebay_gpu::cuda::CudaDevice;
+use forebay_gpu::jpeg::{Decoder, Settings};
 use forebay_gpu::{Device, DeviceMemory, Pinned, Which};
 use serde::Serialize;
 
@@ -15,9 +16,6 @@ use crate::size;
 
 /// NVIDIA's driver library, as programs load it.
 const LIBCUDA: &str = "libcuda.so.1";
-
-/// NVIDIA's JPEG decoder, the newest name first.
-const LIBNVJPEG: [&str; 2] = ["libnvjpeg.so.13", "libnvjpeg.so.12"];
 
 /// Where libraries lie beside what the linker's cache names: distributions, and WSL.
 const FOLDERS: [&str; 6] = [
@@ -32,6 +30,9 @@ const FOLDERS: [&str; 6] = [
 /// Host memory that is pinned to see that it can be: what a limit on locked memory leaves least of.
 const PINNED_BYTES: u64 = 1 << 20;
 
+/// Memory for a decoder of JPEG images that decodes none.
+const DECODER_BYTES: u64 = 32 << 20;
+
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Gpu {
     /// The driver sees a device.
@@ -44,8 +45,6 @@ pub(super) struct Gpu {
     pub(super) devices: Vec<String>,
     /// The driver library that was loaded, else the one that programs would load.
     pub(super) libcuda: Option<PathBuf>,
-    /// NVIDIA's JPEG decoder, where the dynamic linker would look for it.
-    pub(super) libnvjpeg: Option<PathBuf>,
     /// Why there is no device to use.
     pub(super) error: Option<Unusable>,
     /// The devices that this process sees, by number.
@@ -85,22 +84,32 @@ pub(super) struct Tried {
     pub(super) pins: bool,
     /// What the driver said where it refused that.
     pub(super) pinning_error: Option<String>,
+    /// What decodes JPEG images on it.
+    pub(super) jpeg: Jpeg,
     /// What keeps it from being used.
     pub(super) error: Option<String>,
 }
 
+/// What `decode_on="gpu"` would have.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Jpeg {
+    /// "nvJPEG 12.4.0 (/…/libnvjpeg.so.12)".
+    pub(super) library: Option<String>,
+    /// "engines" made for JPEG, the "device"'s general processors, or what the "library" thinks best.
+    pub(super) backend: Option<&'static str>,
+    /// Why that is not a better one.
+    pub(super) passed_over: Option<String>,
+    /// Why nothing decodes them.
+    pub(super) error: Option<String>,
+}
+
 impl Gpu {
-    pub(super) fn find() -> Self {
+    pub(super) fn find(jpeg_folders: &[PathBuf]) -> Self {
         let module = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
         let devices = devices(Path::new("/proc/driver/nvidia/gpus"), Path::new("/dev"));
-        let mut gpu = Self {
-            driver: version(&module),
-            devices,
-            libnvjpeg: LIBNVJPEG.iter().find_map(|name| library(name)),
-            ..Self::default()
-        };
+        let mut gpu = Self { driver: version(&module), devices, ..Self::default() };
         match CudaDevice::count() {
-            Ok(count) => gpu.tried = (0..count).map(Tried::new).collect(),
+            Ok(count) => gpu.tried = (0..count).map(|number| Tried::new(number, jpeg_folders)).collect(),
             Err(error) => gpu.error = Some(Unusable { kind: Lack::of(&error), what: error.to_string() }),
         }
         gpu.cuda = CudaDevice::version().ok().map(dotted);
@@ -128,9 +137,6 @@ impl Gpu {
             let parts = [Some(self.devices.join(", ")), module, Some(library)];
             row("GPU", parts.into_iter().flatten().collect::<Vec<_>>().join("; "));
         }
-        if let Some(path) = &self.libnvjpeg {
-            row("", format!("nvJPEG: {}", path.display()));
-        }
     }
 }
 
@@ -145,7 +151,7 @@ impl Lack {
 }
 
 impl Tried {
-    fn new(number: u32) -> Self {
+    fn new(number: u32, jpeg_folders: &[PathBuf]) -> Self {
         let device = match CudaDevice::open(&Which::Index(number)) {
             Ok(device) => device,
             Err(error) => {
@@ -169,6 +175,7 @@ impl Tried {
             memory: memory.as_ref().ok().copied(),
             pins: pinned.is_ok(),
             pinning_error: pinned.err(),
+            jpeg: if memory.is_ok() { Jpeg::find(&device, jpeg_folders) } else { Jpeg::default() },
             error: memory.err().map(|error| error.to_string()),
         }
     }
@@ -193,8 +200,36 @@ impl Tried {
         if let Some(error) = &self.error {
             lines[0] = format!("{}: {error}", self.name);
         }
-        lines.extend([joined(place), joined(used)].into_iter().filter(|line| !line.is_empty()));
+        lines.extend(
+            [joined(place), joined(used), self.jpeg.text()].into_iter().filter(|line| !line.is_empty()),
+        );
         lines
+    }
+}
+
+impl Jpeg {
+    /// Opens a decoder, as a loader does.
+    fn find(device: &Arc<dyn Device>, folders: &[PathBuf]) -> Self {
+        let settings = Settings { folders: folders.to_vec(), ..Settings::default() };
+        let opened = DeviceMemory::new(device, DECODER_BYTES)
+            .and_then(|memory| Ok(Decoder::open(&memory, &settings)?.facts().clone()));
+        match opened {
+            Ok(facts) => Self {
+                library: Some(facts.library),
+                backend: Some(facts.backend.name()),
+                passed_over: facts.passed_over,
+                error: None,
+            },
+            Err(error) => Self { error: Some(error.to_string()), ..Self::default() },
+        }
+    }
+
+    fn text(&self) -> String {
+        joined([
+            self.library.as_ref().map(|library| format!("JPEG by {library}")),
+            self.backend.map(|backend| format!("backend {backend}")),
+            self.passed_over.clone(),
+        ])
     }
 }
 

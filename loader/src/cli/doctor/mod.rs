@@ -58,11 +58,11 @@ struct Cores {
     default_threads: usize,
 }
 
-pub(super) fn run(arguments: &Arguments, json: bool) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, json: bool, jpeg_folders: &[PathBuf]) -> Result<(), Failure> {
     let dir = arguments.cache_dir.clone().or_else(default_dir).ok_or_else(|| {
         Failure::Usage("there is no home folder to keep a cache in; name a folder with --cache-dir".into())
     })?;
-    let checkup = examine(dir);
+    let checkup = examine(dir, jpeg_folders);
     output::print(&checkup, json)?;
     match checkup.findings.iter().filter(|finding| finding.severity == Severity::Problem).count() as u64 {
         0 => Ok(()),
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<(), Failure> {
     }
 }
 
-fn examine(cache_dir: PathBuf) -> Checkup {
+fn examine(cache_dir: PathBuf, jpeg_folders: &[PathBuf]) -> Checkup {
     let mut checkup = Checkup {
         version: env!("CARGO_PKG_VERSION"),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -80,7 +80,7 @@ fn examine(cache_dir: PathBuf) -> Checkup {
         cores: Cores::find(),
         storage: storage::Storage::find(cache_dir),
         memory: memory::Memory::find(),
-        gpu: gpu::Gpu::find(),
+        gpu: gpu::Gpu::find(jpeg_folders),
         findings: Vec::new(),
     };
     checkup.findings = findings::of(&checkup);
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn the_document_has_its_keys_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let checkup = examine(dir.path().join("not/yet"));
+        let checkup = examine(dir.path().join("not/yet"), &[]);
         let json = serde_json::to_value(&checkup).unwrap();
         for key in [
             "/version",
@@ -199,13 +199,13 @@ mod tests {
 
     #[test]
     fn a_folder_that_can_not_be_used_is_a_problem() {
-        let checkup = examine("/proc/forebay".into());
+        let checkup = examine("/proc/forebay".into(), &[]);
         assert!(checkup.findings.iter().any(|finding| finding.severity == Severity::Problem), "{checkup:?}");
     }
 
     #[test]
     fn every_lack_names_its_cost() {
-        let mut checkup = examine(std::env::temp_dir());
+        let mut checkup = examine(std::env::temp_dir(), &[]);
         checkup.processor.simd = "sse2";
         checkup.processor.jpeg_simd_disabled = true;
         checkup.memory.cgroup_limit_bytes = Some(1 << 30);
