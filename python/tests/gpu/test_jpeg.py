@@ -1,4 +1,4 @@
-"""`decode_on`: JPEG images decoded by the device. Here by a simulated nvJPEG, whose pixels are those of libjpeg-turbo."""
+"""`decode_on`: JPEG images decoded by the device. A simulated nvJPEG has the pixels of libjpeg-turbo; a real one is near."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from consumer import Consumer, Taken
 from PIL import Image
-from simulator import Simulator
+from simulator import REAL, Simulator
 from test_bad_input import failure, said
 from test_batches import assert_same, host
 
@@ -43,32 +43,71 @@ IMAGE = {"image": FIELDS["image"]}
 GPU: dict[str, Any] = {"device": "cuda", "decode_on": "gpu", "gpu_memory_limit": "256MB"}
 
 
+# A real nvJPEG fills in colours and rounds in its own way: pixels are off by some levels in the mean; by tens where they are of
+# another image or another place. Normalize makes 1 / 255 / 0.2 of a level at most.
+LEVELS = 8
+APART = {"image": LEVELS, "normal": LEVELS / 255 / 0.2}
+
+
+def assert_alike(ours: Any, theirs: Any) -> None:
+    """Equal batches, but for the pixels of a real nvJPEG."""
+    if not REAL:
+        assert_same(ours, theirs)
+        return
+    assert list(ours) == list(theirs)
+    assert (ours.index, ours.valid, ours.samples) == (theirs.index, theirs.valid, theirs.samples)
+    for name in ours:
+        assert_near(name, host(ours[name]), host(theirs[name]))
+
+
+def assert_near(name: str, left: Any, right: Any) -> None:
+    """Columns that are equal; pixels of a real nvJPEG are near."""
+    if not REAL or name not in APART:
+        np.testing.assert_array_equal(left, right, err_msg=name)
+        return
+    assert (left.shape, left.dtype) == (right.shape, right.dtype), name
+    assert np.abs(left.astype(np.float64) - right.astype(np.float64)).mean() < APART[name], name
+
+
 def jpeg(loader: Any) -> dict[str, Any]:
     """What the device decoded."""
     told: dict[str, Any] = loader.stats().device["jpeg"]
     return told
 
 
-def test_two_epochs_are_those_of_the_cpu(dataset: Dataset, open_loader: OpenLoader, driver: Simulator) -> None:
+def test_two_epochs_are_those_of_the_cpu(dataset: Dataset, open_loader: OpenLoader) -> None:
     ours = open_loader(dataset.urls, fields=FIELDS, shuffle=True, **GPU)
     theirs = open_loader(dataset.urls, fields=FIELDS, shuffle=True)
     for _ in range(2):
         for left, right in zip(ours, theirs, strict=True):
-            assert_same(left, right)
+            assert_alike(left, right)
     told = jpeg(ours)
-    assert (told["on"], told["images"], told["refused"]) == ("gpu", 2 * 2 * 60, {})
-    assert "nvJPEG 12.4.0" in told["library"]
-    assert driver.counter("jpeg_images") == 2 * 2 * 60
-    assert told["compressed_bytes"] == 2 * 2 * sum(len(sample.jpg) for shard in dataset.samples for sample in shard)
+    assert told["on"] == "gpu"
+    assert told["library"].startswith("nvJPEG ")
+    assert told["images"] + sum(told["refused"].values()) == 2 * 2 * 60
+    assert told["images"] > 0
 
 
-def test_pixels_of_images_that_it_decodes_never_cross_the_bus(
+def test_every_image_that_it_takes_is_counted_with_its_bytes(
     dataset: Dataset, open_loader: OpenLoader, driver: Simulator
 ) -> None:
+    loader = open_loader(dataset.urls, fields=IMAGE, **GPU)
+    for _ in loader:
+        pass
+    told = jpeg(loader)
+    assert (told["images"], told["refused"], told["backend"]) == (60, {}, "device")
+    assert "nvJPEG 12.4.0" in told["library"]
+    assert driver.counter("jpeg_images") == 60
+    assert told["compressed_bytes"] == sum(len(sample.jpg) for shard in dataset.samples for sample in shard)
+
+
+def test_pixels_of_images_that_it_decodes_never_cross_the_bus(dataset: Dataset, open_loader: OpenLoader) -> None:
     loader = open_loader(dataset.urls, fields={**IMAGE, "label": forebay.Int("cls")}, **GPU)
     for _ in loader:
         pass
-    assert loader.stats().device["copied_bytes"] == 60 * 8
+    on_host = 60 - jpeg(loader)["images"]
+    assert on_host == sum(jpeg(loader)["refused"].values()) < 60
+    assert loader.stats().device["copied_bytes"] == 60 * 8 + on_host * 40 * 40 * 3
     assert sum(loader.stats().samples_by_tier.values()) == 60
 
 
@@ -85,10 +124,12 @@ def test_a_consumers_own_memory_is_written(dataset: Dataset, open_loader: OpenLo
             to = ctypes.c_uint64()
             consumer.call("cuMemAlloc_v2", ctypes.byref(to), left[name].nbytes)
             left[name]._write_to(to.value, stream)
-            read.append((consumer.copy_out(to.value, left[name].nbytes, stream), np.asarray(right[name]), to.value))
+            at = consumer.copy_out(to.value, left[name].nbytes, stream)
+            read.append((name, at, np.asarray(right[name]), to.value))
     consumer.wait(stream)
-    for at, array, address in read:
-        assert ctypes.string_at(at, array.nbytes) == np.ascontiguousarray(array).tobytes()
+    for name, at, array, address in read:
+        ours = np.frombuffer(ctypes.string_at(at, array.nbytes), array.dtype)
+        assert_near(name, ours.reshape(array.shape), array)
         consumer.call("cuMemFree_v2", address)
 
 
@@ -110,7 +151,7 @@ def test_images_as_cameras_store_them_are_upright(write: Callable[..., str], ope
     url = write({f"{number}.jpg": turned(number, number) for number in range(1, 9)})
     ours = open_loader(url, fields=IMAGE, batch_size=4, shuffle=True, **GPU)
     for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=4, shuffle=True), strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     assert jpeg(ours)["images"] == 8
 
 
@@ -123,12 +164,14 @@ def test_what_it_refuses_goes_to_the_cpu_and_is_counted(write: Callable[..., str
     url = write(members)
     ours = open_loader(url, fields=IMAGE, batch_size=6, **GPU)
     for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=6), strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     told = jpeg(ours)
-    assert told["refused"] == {"unsupported": 1}, told
-    assert told["images"] == 4
-    # Of the six rows two were the host's.
-    assert ours.stats().device["copied_bytes"] == 2 * 40 * 40 * 3
+    # Engines made for JPEG take no progressive images.
+    refused = 2 if told["backend"] == "engines" else 1
+    assert told["refused"] == {"unsupported": refused}, told
+    assert told["images"] == 5 - refused
+    # The rest of the six rows, PNG among them, was the host's.
+    assert ours.stats().device["copied_bytes"] == (1 + refused) * 40 * 40 * 3
 
 
 def test_images_that_engines_never_take_go_to_the_cpu_one_and_all(
@@ -166,7 +209,7 @@ def test_files_larger_than_all_pinned_memory_are_the_cpus(write: Callable[..., s
     settings: dict[str, Any] = {"fields": IMAGE, "batch_size": 2, "host_memory_limit": "2GB"}
     ours = open_loader(url, **settings, **GPU)
     for left, right in zip(ours, open_loader(url, **settings), strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     assert jpeg(ours)["images"] + sum(jpeg(ours)["refused"].values()) == 2
 
 
@@ -177,7 +220,7 @@ def test_one_image_of_a_group_that_it_refuses_spoils_no_other(
     driver.configure(f"faults=jpeg@{1 + 7 * which}")
     ours = open_loader(dataset.urls, fields=IMAGE, shuffle=True, **GPU)
     for left, right in zip(ours, open_loader(dataset.urls, fields=IMAGE, shuffle=True), strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     told = jpeg(ours)
     assert told["images"] + sum(told["refused"].values()) == 60
     assert sum(told["refused"].values()) <= 1
@@ -197,7 +240,7 @@ def test_a_damaged_image_is_an_error_that_names_it_or_skipped(
     skip: dict[str, Any] = {"fields": IMAGE, "batch_size": 3, "on_error": "skip", "shuffle": True}
     ours, theirs = open_loader(url, **skip, **GPU), open_loader(url, **skip)
     for left, right in zip(ours, theirs, strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     assert ours.stats().skipped == theirs.stats().skipped == 1
     assert jpeg(ours)["refused"] == {"corrupt": 1}
 
@@ -210,7 +253,7 @@ def test_images_larger_than_its_part_of_memory_are_the_cpus(
     url = write({"0.jpg": encoded(0), "1.jpg": big.getvalue()})
     ours = open_loader(url, fields=IMAGE, batch_size=2, **{**GPU, "gpu_memory_limit": "48MB"})
     for left, right in zip(ours, open_loader(url, fields=IMAGE, batch_size=2), strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     assert (jpeg(ours)["images"], jpeg(ours)["refused"]) == (1, {"memory": 1})
 
 
@@ -219,7 +262,7 @@ def test_auto_measures_both_and_says_what_it_took_and_why(dataset: Dataset, open
     theirs = open_loader(dataset.urls, fields=IMAGE, batch_size=4)
     assert jpeg(loader)["on"] == "measuring"
     for left, right in zip(loader, theirs, strict=True):
-        assert_same(left, right)
+        assert_alike(left, right)
     told = jpeg(loader)
     assert told["on"] in ("cpu", "gpu")
     assert "images/s" in told["why"]
@@ -295,6 +338,7 @@ say("closed")
 """
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("at", [60, 200, 700])
 def test_a_lost_device_ends_a_loader_that_decodes_on_it(dataset: Dataset, tmp_path: Path, at: int) -> None:
     lines = said(LOST, tmp_path, dataset, faults=f"lost@{at}").splitlines()

@@ -277,6 +277,7 @@ say("closed")
 """
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("at", [30, 200, 700])
 def test_a_lost_device_ends_a_loader_that_keeps_samples_there(dataset: Dataset, tmp_path: Path, at: int) -> None:
     lines = said(LOST, tmp_path, dataset, faults=f"lost@{at}").splitlines()
