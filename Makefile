@@ -29,6 +29,8 @@ environment = $(CACHE)/$(1)-$(VERSION)-$(shell cat $(2) 2>/dev/null | sha256sum 
 REQUIREMENTS := python/requirements
 DEMO_ENV := $(call environment,demo,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt)
 BENCH_ENV := $(call environment,bench,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt benches/requirements.txt benches/requirements-torch.txt)
+# The tests' with NVIDIA's JPEG decoder, which would be found before the simulated one.
+GPU_ENV := $(call environment,gpu,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt $(REQUIREMENTS)-gpu.txt)
 KERNELS_ENV := $(call environment,kernels,gpu/kernels/requirements.txt)
 LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
 TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
@@ -41,6 +43,7 @@ RUST := --locked --workspace --exclude forebay-python
 DEVICE_TESTS := $(CARGO) test $(RUST) --test device
 # `make gpu-check GPU=simulated`
 SIMULATED := $(filter simulated,$(GPU))
+CHECK_ENV := $(if $(SIMULATED),$(TEST_ENV),$(GPU_ENV))
 
 .PHONY: help demo test test-rust test-python test-gpu gpu-check test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
@@ -77,10 +80,10 @@ test-gpu: extension fake-cuda $(TEST_ENV)/ready
 gpu-check:
 	@$(if $(SIMULATED),$(MAKE) --no-print-directory fake-cuda >&2)
 	@$(if $(SIMULATED),LD_LIBRARY_PATH=$(FAKE_CUDA)) PYTHONPATH=benches $(PYTHON) -m harness.gpu.driver $(SIMULATED:%=--%)
-	@$(MAKE) --no-print-directory $(if $(SIMULATED),extension,extension-release) $(TEST_ENV)/ready >&2
+	@$(MAKE) --no-print-directory $(if $(SIMULATED),extension,extension-release) $(CHECK_ENV)/ready >&2
 	@$(CARGO) build --locked $(if $(SIMULATED),,--release) -p forebay-bench -p forebay-loader --bins >&2
 	@$(DEVICE_TESTS) --no-run >&2
-	@$(if $(SIMULATED),LD_LIBRARY_PATH=$(FAKE_CUDA)) PYTHONPATH=python:demo:benches $(TEST_ENV)/bin/python -m harness.gpu \
+	@$(if $(SIMULATED),LD_LIBRARY_PATH=$(FAKE_CUDA)) PYTHONPATH=python:demo:benches $(CHECK_ENV)/bin/python -m harness.gpu \
 		--bin $(CARGO_TARGET_DIR)/$(if $(SIMULATED),debug,release) --conformance "$(DEVICE_TESTS) --" $(SIMULATED:%=--%) $(GPU_CHECK)
 
 # The same with one bug on purpose at a time, each of which must be found.
@@ -200,12 +203,22 @@ $(LINT_ENV)/ready: | tools
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)-lint.txt
 	@touch $@
 
-$(TEST_ENV)/ready: | tools
+define install_tests
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)-demo.txt -r $(REQUIREMENTS)-test.txt \
 		|| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 			-r $(REQUIREMENTS)-photos.txt -r $(REQUIREMENTS)-test.txt
 	$(@D)/bin/python tools/licences.py --requirements $(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt
+endef
+
+$(TEST_ENV)/ready: | tools
+	$(install_tests)
+	@touch $@
+
+# As of the compiler: nothing of NVIDIA's decoder is shipped.
+$(GPU_ENV)/ready: | tools
+	$(install_tests)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-gpu.txt
 	@touch $@
 
 $(WHEEL_ENV)/ready: | tools

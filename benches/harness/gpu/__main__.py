@@ -18,16 +18,11 @@ from typing import Any
 from .. import machine
 from ..measure import Answer, Failed, say
 from ..place import Place, clear, locked
-from . import copies, loading, suites
+from . import copies, jpeg, loading, suites, tier
 from .driver import NoDevice, look
 
 VERSION = 1
 NOTE = "The simulated driver did this on the processor: no figure here is one of any hardware."
-# What has no code yet. Each becomes a section below, and its line goes.
-LEFT_OUT = {
-    "nvjpeg": "JPEG decoding on the device is not built yet: images/s, and the difference from the CPU in levels",
-    "tier": "decoded samples in GPU memory are not built yet: the epoch over resident samples",
-}
 # For figures; the tests keep the simulator's checks.
 MEASURING = {
     "FOREBAY_FAKE_CUDA_DELAY_US": "0",
@@ -51,6 +46,8 @@ def check(arguments: argparse.Namespace, place: Place) -> Answer:
         "copies": lambda: copies.measure(place),
         "loading": lambda: loading.measure(place),
         "compared": lambda: loading.compare(place),
+        "jpeg": lambda: jpeg.measure(place),
+        "tier": lambda: tier.measure(place),
     }
     result["machine"] = section("machine", lambda: describe(place))
     result["tests"] = {name: section(name, part) for name, part in tests.items()}
@@ -59,7 +56,7 @@ def check(arguments: argparse.Namespace, place: Place) -> Answer:
     result |= {name: section(name, part) for name, part in figures.items()}
     if simulated and "failed" not in result["copies"]:
         result["copies"]["reached"] = None
-    return result | {"left_out": LEFT_OUT, "wrong": wrong(result)}
+    return result | {"wrong": wrong(result)}
 
 
 def section(name: str, part: Callable[[], Answer]) -> Answer:
@@ -73,7 +70,8 @@ def section(name: str, part: Callable[[], Answer]) -> Answer:
 
 def describe(place: Place) -> Answer:
     """The machine, and its GPUs as `forebay doctor` finds them."""
-    command = [place.program("forebay"), "doctor", "--json", "--cache-dir", str(place.work / "doctor")]
+    # The package's own, which finds nvJPEG where loaders do.
+    command = [sys.executable, "-m", "forebay", "doctor", "--json", "--cache-dir", str(place.work / "doctor")]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         doctor = json.loads(said.stdout)
@@ -83,7 +81,7 @@ def describe(place: Place) -> Answer:
     about = machine.describe(place.work, place.bin)
     about["versions"] = {name: version for name, version in about["versions"].items() if version != "not installed"}
     links = {device["pci"]: link(device["pci"]) for device in doctor["gpu"]["tried"] if device["pci"]}
-    return {**about, "gpu": doctor["gpu"], "links": links, "lacks": lacks}
+    return {**about, "decoding_threads": place.threads, "gpu": doctor["gpu"], "links": links, "lacks": lacks}
 
 
 def link(pci: str) -> dict[str, str]:
@@ -101,12 +99,18 @@ def wrong(result: Answer) -> list[str]:
     for name, part in result["tests"].items():
         failed = part["failed"]
         found += [f"test {each}" for each in failed] if isinstance(failed, list) else [f"tests, {name}: {failed}"]
-    for name, part in parts(result["loading"]):
-        if not part.get("exact", True):
-            found.append(f"{name}: {part['copied_bytes']} bytes crossed the bus for {part['batches_bytes']} of batches")
+    epochs = {name: result[name] for name in ("loading", "tier")} | {"jpeg": result["jpeg"].get("decode_on", {})}
+    for where, of in epochs.items():
+        for name, part in parts(of):
+            if not part.get("exact", True):
+                crossed = f"{part['copied_bytes']} bytes crossed the bus, and {part['due_bytes']} had to"
+                found.append(f"{where}, {name}: {crossed}")
     for name, part in parts(result["compared"]):
         if not part["equal"]:
             found.append(f"{name}: {part['numbers_that_differ']} numbers differ from the CPU's")
+    for where, lines in (("jpeg", jpeg.wrong), ("tier", tier.wrong)):
+        if "failed" not in result[where]:
+            found += [f"{where}, {line}" for line in lines(result[where])]
     return found
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from ..measure import Answer, execute
 from ..place import SAMPLES_PER_SHARD, Place, warm
 
-# What the peer is told beside what all of them are. JPEG decoding by nvJPEG becomes two more, with `decode_on`.
+# What decoders make of a photograph and its label, whatever the device makes of it.
+IMAGE_BYTES, LABEL_BYTES = 224 * 224 * 3, 8
+
+# What the peer is told beside what all of them are.
 EPOCHS: dict[str, dict[str, Any]] = {
     "decoded_on_host": {"device": "cpu"},
     "decoded_on_host_to_device": {},
@@ -28,55 +31,70 @@ COMPARED: dict[str, dict[str, Any]] = {
 
 def measure(place: Place) -> Answer:
     """Images/s, stalls and bytes on the bus, each in a process of its own, from the page cache's shards."""
-    shards = photographs(place)
-    log = place.logs / "loading.log"
-    settings = {
+    settings, log = usual(place, photographs(place)), place.logs / "loading.log"
+    found = {}
+    for name, more in EPOCHS.items():
+        answer = epochs(place, {**settings, **more}, log)
+        found[name] = figures(answer)
+        if answer["device"]:
+            found[name] |= bus(answer["device"]["copied_bytes"], answer["rows"] * (IMAGE_BYTES + LABEL_BYTES))
+    return found
+
+
+def usual(place: Place, shards: list[Path]) -> dict[str, Any]:
+    """What all peers that deliver epochs are told. The shards are brought into the page cache."""
+    warm(shards)
+    return {
         "shards": [str(shard) for shard in shards],
         "batch_size": place.scaled(256, 8),
         "threads": place.threads,
-        "epochs": place.scaled(5, 1),
+        "epochs": place.scaled(5, 2),
         "cache_dir": str(place.empty("cache")),
         "host_memory_limit": "2GB" if not place.small else "256MB",
         "device": "cuda:0",
     }
-    warm(shards)
-    return {name: epochs(place, {**settings, **more}, log) for name, more in EPOCHS.items()}
 
 
 def epochs(place: Place, settings: dict[str, Any], log: Path) -> Answer:
-    answer = execute([*place.peer("forebay_device"), json.dumps(settings)], log)
+    return execute([*place.peer("forebay_device"), json.dumps(settings)], log)
+
+
+def figures(answer: Answer) -> Answer:
+    """Of the measured epochs."""
     found = {
         "images_per_second": answer["value"],
         "images": answer["samples"],
         "output": answer["output"],
         "stall_seconds": answer["stall_seconds"],
-        "threads": settings["threads"],
     }
-    if device := answer["device"]:
-        bytes_ = {"copied_bytes": device["copied_bytes"], "batches_bytes": answer["decoded_bytes"]}
-        found |= {
-            **bytes_,
-            "exact": bytes_["copied_bytes"] == bytes_["batches_bytes"],
-            "copy_path": device["copy_path"],
-        }
-    return found
+    return found | ({"copy_path": answer["device"]["copy_path"]} if answer["device"] else {})
+
+
+def bus(copied: int, due: int) -> Answer:
+    """What crossed the bus beside what had to."""
+    return {"copied_bytes": copied, "due_bytes": due, "exact": copied == due}
 
 
 def compare(place: Place) -> Answer:
-    """The same epoch on the device and on the CPU: whether every number is equal, and, where not, by how much they differ.
-    nvJPEG's difference in levels is one more entry of COMPARED."""
-    settings = {
+    """The same epoch on the device and on the CPU: whether every number is equal, and, where not, by how much they differ."""
+    settings = compared(place)
+    return {name: beside(place, {**settings, **more})["difference"] for name, more in COMPARED.items()}
+
+
+def compared(place: Place) -> dict[str, Any]:
+    """What all peers that compare are told. Their two loaders share the memory: each finds a quarter of it for its batches."""
+    return {
         "shards": [str(shard) for shard in photographs(place)[:1]],
         "batch_size": place.scaled(64, 8),
         "threads": place.threads,
         "cache_dir": str(place.empty("cache-compared")),
+        "host_memory_limit": "4GB" if not place.small else "2GB",
         "device": "cuda:0",
     }
-    log = place.logs / "compared.log"
-    return {
-        name: execute([*place.peer("forebay_compared"), json.dumps({**settings, **more})], log)["difference"]
-        for name, more in COMPARED.items()
-    }
+
+
+def beside(place: Place, settings: dict[str, Any]) -> Answer:
+    return execute([*place.peer("forebay_compared"), json.dumps(settings)], place.logs / "compared.log")
 
 
 def photographs(place: Place) -> list[Path]:

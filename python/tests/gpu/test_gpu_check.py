@@ -92,7 +92,7 @@ def test_every_byte_crosses_the_bus_once_and_every_number_is_the_cpus(found: dic
         assert ("exact" in epochs) == on_device
         if on_device:
             assert epochs["exact"]
-            assert epochs["copied_bytes"] == epochs["batches_bytes"] > 0
+            assert epochs["copied_bytes"] == epochs["due_bytes"] > 0
             assert epochs["copy_path"] == "pinned"
             assert "device" in epochs["stall_seconds"]
     assert loading["decoded_on_host_converted_on_device"]["output"]["dtype"] == "float16"
@@ -104,21 +104,80 @@ def test_every_byte_crosses_the_bus_once_and_every_number_is_the_cpus(found: dic
         assert each["largest_difference"] == 0
 
 
-def test_what_is_not_built_is_said(found: dict[str, Any]) -> None:
-    assert found["left_out"].keys() == {"nvjpeg", "tier"}
+def test_jpegs_decoded_by_the_device_stand_beside_those_of_the_cpu(found: dict[str, Any]) -> None:
+    jpeg = found["jpeg"]
+    assert jpeg["library"].startswith("nvJPEG 12.4.0 (")
+    assert jpeg["backend"] == "device"
+    assert jpeg["passed_over"].startswith("engines: ")
+    cpu, gpu, auto = (jpeg["decode_on"][on] for on in ("cpu", "gpu", "auto"))
+    for epochs in (cpu, gpu, auto):
+        assert epochs["images_per_second"] > 0
+        assert epochs["exact"]
+        assert epochs["refused"] == {}
+    assert (cpu["on_device"], gpu["on_device"]) == (0, gpu["of"])
+    assert 0 < auto["on_device"] < auto["of"]
+    assert auto["on"] in ("cpu", "gpu")
+    assert "images/s" in auto["why"]
+    assert cpu["copied_bytes"] == cpu["of"] * (224 * 224 * 3 + 8)
+    assert gpu["copied_bytes"] == gpu["of"] * 8
+    assert gpu["compressed_bytes"] > 0
+
+
+def test_how_far_its_pixels_are_from_the_cpus_is_told_by_kind(found: dict[str, Any]) -> None:
+    """The simulated nvJPEG's are those of libjpeg-turbo."""
+    levels = found["jpeg"]["levels"]
+    assert list(levels) == ["4:4:4", "4:2:2", "4:2:0", "grey", "progressive", "CMYK"]
+    for kind, each in levels.items():
+        refused = {"unsupported": each["images"]} if kind == "CMYK" else {}
+        assert each["images"] == 16
+        assert (each["on_device"], each["refused"]) == (16 - sum(refused.values()), refused)
+        for name in ("decoded", "resized"):
+            assert each[name] == {"largest": 0, "mean": 0, "share_that_differs": 0}
+
+
+def test_epochs_from_the_tier_are_those_of_the_cpu_and_nothing_else_is_copied(found: dict[str, Any]) -> None:
+    tier = found["tier"]
+    assert list(tier) == ["random_resized_crop", "crop"]
+    for epochs in tier.values():
+        assert epochs["images_per_second"] > 0
+        assert epochs["samples_by_tier"] == {
+            "gpu": epochs["images"],
+            "decoded": 0,
+            "memory": 0,
+            "nvme": 0,
+            "origin": 0,
+        }
+        assert epochs["exact"]
+        assert epochs["copied_bytes"] == epochs["images"] * (96 + 8)
+        assert epochs["kept_samples"] * 2 == epochs["images"]
+        assert epochs["kept_bytes"] > 0
+        assert epochs["compared"] == {
+            "samples": 64,
+            "equal": True,
+            "numbers_that_differ": 0,
+            "largest_difference": 0,
+            "from_the_device": 32,
+        }
 
 
 def test_what_is_wrong_ends_it_with_an_error_and_stands_in_the_json(tmp_path: Path) -> None:
-    """A driver that pins nothing, and programs that are not there."""
+    """A driver that pins nothing, programs that are not there, and no nvJPEG."""
     ended = gpu_check(
-        tmp_path, "--simulated", "--bin", str(tmp_path), FOREBAY_FAKE_CUDA_FAULTS="cuMemHostRegister_v2@1+:2"
+        tmp_path,
+        "--simulated",
+        "--bin",
+        str(tmp_path),
+        FOREBAY_FAKE_CUDA_FAULTS="cuMemHostRegister_v2@1+:2",
+        FOREBAY_FAKE_CUDA_NVJPEG="0",
     )
     assert ended.returncode == 1
     found = json.loads(ended.stdout)
-    assert "is not built" in found["machine"]["failed"]
     assert "is not built" in found["copies"]["failed"]
     assert any(each.startswith("test cuda::") for each in found["wrong"])
-    assert any(each.startswith("copies: ") for each in found["wrong"])
+    for name in ("copies", "jpeg"):
+        assert any(each.startswith(f"{name}: ") for each in found["wrong"])
+    assert "nvidia-nvjpeg-cu12" in found["jpeg"]["failed"]
+    assert found["tier"]["crop"]["exact"]
 
 
 @pytest.mark.parametrize(
