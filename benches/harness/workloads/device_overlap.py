@@ -49,6 +49,8 @@ def run(place: Place) -> Answer:
         "FOREBAY_FAKE_CUDA_DELAY_US": "0",
         # Its checks hash what is copied, and its account of leaks is for tests.
         "FOREBAY_FAKE_CUDA_GUARD": "0",
+        # A device's copy engines take no processor: copies take the bus's time and move nothing.
+        "FOREBAY_FAKE_CUDA_MOVES": "0",
         "FOREBAY_FAKE_CUDA_LEAKS": "0",
     }
     commands = {
@@ -76,7 +78,7 @@ def run(place: Place) -> Answer:
         "conditions": (
             f"{len(shards)} shards of {SAMPLES_PER_SHARD} photographs from NVMe; {place.threads} decoding threads; a process per "
             f"run. The simulated driver moves {bus:.3f} GB/s, as much as decoding makes ({images:.0f} images/s in a first run); "
-            "its copies are real ones, on these processors. The consumer sleeps for as long for each batch."
+            "its copies take that time and, as a device's, no processor. The consumer sleeps for as long for each batch."
         ),
         "page_cache": "plays no part: forebay reads with O_DIRECT.",
         "settings": settings,

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) jpeg_engines: u32,
     /// `guard=0`: host memory under copy is neither hashed nor poisoned, for measuring.
     pub(crate) guard: bool,
+    /// `moves=0`: copies to a device take the bus's time and move no bytes, as a device's copy engines take no processor; for measuring.
+    pub(crate) moves: bool,
     /// `leaks=0`: what isn't freed at exit is not reported.
     pub(crate) leaks: bool,
     /// `abort=1`: ends the process at the first finding.
@@ -73,6 +75,7 @@ impl Default for Settings {
             nvjpeg: 12_040,
             jpeg_engines: 0,
             guard: true,
+            moves: true,
             leaks: true,
             abort: false,
             exit_code: 0,
@@ -98,6 +101,7 @@ const KEYS: &[&str] = &[
     "nvjpeg",
     "jpeg_engines",
     "guard",
+    "moves",
     "leaks",
     "abort",
     "exit_code",
@@ -149,6 +153,7 @@ impl Settings {
             "nvjpeg" => self.nvjpeg = number(value)?,
             "jpeg_engines" => self.jpeg_engines = number(value)?,
             "guard" => self.guard = yes(value)?,
+            "moves" => self.moves = yes(value)?,
             "leaks" => self.leaks = yes(value)?,
             "abort" => self.abort = yes(value)?,
             "exit_code" => self.exit_code = number(value)?,

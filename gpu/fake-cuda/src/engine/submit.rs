@@ -51,7 +51,13 @@ impl State {
             self.enter(bytes, &operation, writes);
         }
         self.count(&work);
-        self.stream_mut(stream).queue.push_back(Task { count, waits, operation, work, submitted: Instant::now() });
+        self.stream_mut(stream).queue.push_back(Task {
+            count,
+            waits,
+            operation,
+            work,
+            submitted: Instant::now(),
+        });
         self.start(stream);
         CHANGED.notify_all();
         Ok(())

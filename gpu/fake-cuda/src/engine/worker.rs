@@ -104,9 +104,11 @@ fn other(state: &mut Locked, stream: u64, work: &Work, operation: &Arc<Operation
             }
             let (from, to) = (state.bytes_at(*from), state.bytes_at(*to));
             let bytes = *bytes as usize;
-            // SAFETY: both ranges were checked at submission. Device memory is taken away only after all work on it; host memory is the
-            // program's promise. Overlapping ranges are allowed.
-            Locked::unlocked(state, || unsafe { std::ptr::copy(from, to, bytes) });
+            if state.settings.moves || *route == Route::ToHost {
+                // SAFETY: both ranges were checked at submission. Device memory is taken away only after all work on it; host memory is the
+                // program's promise. Overlapping ranges are allowed.
+                Locked::unlocked(state, || unsafe { std::ptr::copy(from, to, bytes) });
+            }
             if *route == Route::ToHost {
                 state.guards.look(operation.point);
             }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use forebay_cache::Lease;
 use forebay_gpu::mutant::{self, Mutant};
 use forebay_gpu::{DeviceSlab, Event, Guard, InFlight, Staging, Stream, Waited};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::DevicePlace;
@@ -24,6 +23,8 @@ use crate::pipeline::row::Workshop;
 
 /// How often a wait for the consumer looks whether the epoch still runs.
 const SLICE: Duration = Duration::from_millis(100);
+/// How often copies under way are looked at while no batch comes: a batch takes many times as long.
+const LOOK: Duration = Duration::from_millis(1);
 
 pub(crate) use mixed::NearRow;
 
@@ -100,26 +101,23 @@ impl Mover {
                 break;
             }
         }
+        // The epoch is over for its consumer; the last copies end behind it.
+        self.ready.end();
     }
 
-    /// The next batch. Until it comes, the host's slots are given back as their copies end: who makes it may wait for one.
+    /// The next batch. Until it comes, the host's slots are given back as their copies end: who makes it may wait for one. It is never kept
+    /// waiting for a copy: the next one is to be in line when the bus is free.
     fn next(&mut self) -> Option<Moving> {
         loop {
-            match self.arriving.try_recv() {
-                Ok(moving) => return Some(moving),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => match self.staging.wait_for_one() {
-                    Ok(true) => {}
-                    Ok(false) => return self.arriving.blocking_recv(),
-                    Err(error) => {
-                        return Some(Moving {
-                            made: Err(error.into()),
-                            near: Vec::new(),
-                            drawn: None,
-                            permit: None,
-                        });
-                    }
-                },
+            if let Err(error) = self.staging.collect() {
+                return Some(Moving { made: Err(error.into()), near: Vec::new(), drawn: None, permit: None });
+            }
+            if self.staging.in_flight() == 0 {
+                return self.arriving.blocking_recv();
+            }
+            let arriving = async { tokio::time::timeout(LOOK, self.arriving.recv()).await };
+            if let Ok(arrived) = self.place.session.block_on(arriving) {
+                return arrived;
             }
         }
     }
