@@ -48,7 +48,7 @@ impl Backend {
         }
     }
 
-    /// Engines write to a target when the call is made, whatever the stream still has to do before (seen on H100 with nvJPEG 12.3 to 13.2: an
+    /// Engines write to a target when the call is made, whatever the stream still has to do before (others report it of H100 with nvJPEG 12.3 to 13.2: an
     /// event that the stream waits for doesn't hold them back either). Only the CPU can wait for them.
     pub(crate) fn overtakes_streams(self) -> bool {
         self == Self::Engines

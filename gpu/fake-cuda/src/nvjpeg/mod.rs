@@ -9,7 +9,7 @@
 //!   allocated for each half of a group, and freed on its stream while that runs.
 //! - Allocators may be read as long as the library's handle lives.
 //! - A state is used by one thread at a time, and again or not at all when the host knows that its work is complete (`in-flight`).
-//! - With `jpeg_engines`, the hardware backend writes to targets when it is called, whatever the stream has to do before, as on an H100.
+//! - With `jpeg_engines`, the hardware backend writes to targets when it is called, whatever the stream has to do before, as others report of H100.
 
 #![allow(
     non_snake_case,
