@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_cache::memory::Held;
+use forebay_gpu::cuda::CudaDevice;
 use parking_lot::Mutex;
 
 use crate::agree::{Agreement, Terms};
@@ -59,6 +60,10 @@ impl Loader {
     /// Resolves the sources and opens the cache; reads what the order needs only when an epoch starts (or `count` asks for it).
     pub fn open(options: LoaderOptions) -> Result<Self> {
         options.validate()?;
+        if options.device.is_some() {
+            // Before any thread is started: in a forked child of a process with a device there must be none.
+            CudaDevice::count()?;
+        }
         let session = Session::open(&options.cache)?;
         Self::open_in(session, options)
     }
