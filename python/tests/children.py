@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Any
 
 OPEN = """
-import gc, os, sys, threading, time
+import gc, os, signal, sys, threading, time
+# A shell's background jobs, `nohup make test &` among them, ignore it, and so would a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import forebay
 def open_loader(urls, cache, kind=forebay.DataLoader, **more):
     settings = dict(batch_size=8, fields={"label": forebay.Int("cls")}, cache_dir=cache, cache_limit="1GB",
