@@ -9,7 +9,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::decoded::Near;
-use crate::device::{Columns, Jpegs, Moving, NearRow};
+use crate::device::{Apart, Moving, NearRow};
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
 use crate::pipeline::row::{Done, Job, Source, Workshop, panicked};
@@ -42,10 +42,7 @@ pub(crate) struct Planner {
 enum Coming {
     Batch {
         slot: Slot,
-        /// Rows that a device makes.
-        near: Vec<NearRow>,
-        /// Columns that it draws rows of.
-        drawn: Option<Columns>,
+        apart: Apart,
         rows: AbortOnDrop<Result<Vec<Done>>>,
         values: Option<Arc<Reservation>>,
         permit: OwnedSemaphorePermit,
@@ -66,19 +63,13 @@ pub(crate) enum Out {
 
 impl Out {
     /// False where nobody takes them any more.
-    async fn put(
-        &self,
-        made: Made,
-        near: Vec<NearRow>,
-        drawn: Option<Columns>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> bool {
+    async fn put(&self, made: Made, apart: Apart, permit: Option<OwnedSemaphorePermit>) -> bool {
         match self {
             Self::Ready(ready) => {
                 ready.put(made, permit);
                 true
             }
-            Self::Device(moving) => moving.send(Moving { made, near, drawn, permit }).await.is_ok(),
+            Self::Device(moving) => moving.send(Moving { made, apart, permit }).await.is_ok(),
         }
     }
 
@@ -166,7 +157,9 @@ impl Planner {
                 slot
             };
             let drawn = match &self.shop.jpegs {
-                Some(jpegs) if jpegs.takes_next() => Some(self.columns(jpegs, samples.len()).await?),
+                Some(jpegs) if jpegs.takes_next() => {
+                    Some(jpegs.columns(samples.len(), &self.shop.gauges).await?)
+                }
                 _ => None,
             };
             let values = self.values.as_ref().map(|values| {
@@ -181,20 +174,13 @@ impl Planner {
                 (Job { position, number, at, source, cells, row, values, drawn }, units)
             });
             let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
-            if coming
-                .send(Coming::Batch { slot, near, drawn, rows, values, permit, after, planned })
-                .await
-                .is_err()
+            let apart = Apart { near, drawn };
+            if coming.send(Coming::Batch { slot, apart, rows, values, permit, after, planned }).await.is_err()
             {
                 return Ok(());
             }
         }
         Ok(())
-    }
-
-    /// Memory of the device for what it draws of a batch.
-    async fn columns(&self, jpegs: &Jpegs, rows: usize) -> Result<Columns> {
-        jpegs.columns(rows, &self.shop.gauges).await
     }
 
     /// What every row of the host's is made of: what is kept of its sample, or its members, which are looked for only then. And those that a
@@ -205,20 +191,21 @@ impl Planner {
         let kept = self.shop.nearest.pin(&numbers, end);
         let (mut sources, mut near) = (Vec::with_capacity(samples.len()), Vec::new());
         for (row, (mut placed, kept)) in samples.into_iter().zip(kept).enumerate() {
-            let source = match (kept, placed.found.take()) {
-                (Some(Near::OnDevice(kept)), found) => {
-                    let (at, size) = (placed.at, |field: usize| kept.record.size(field));
-                    match (self.shop.decoder.stages(size, self.shop.draws, placed.number), found) {
-                        (Some(stages), _) => {
-                            near.push(NearRow { row, at, kept, stages });
-                            continue;
-                        }
-                        // What the CPU can't make either: it says why.
-                        (None, Some(found)) => Source::Found(found),
-                        (None, None) => Source::Found(self.shop.catalog.find(at).await?),
+            let kept = match kept {
+                Some(Near::OnDevice(kept)) => {
+                    let size = |field: usize| kept.record.size(field);
+                    if let Some(stages) = self.shop.decoder.stages(size, self.shop.draws, placed.number) {
+                        near.push(NearRow { row, at: placed.at, kept, stages });
+                        continue;
                     }
+                    // What the CPU can't make either: it says why.
+                    None
                 }
-                (Some(Near::InHost(kept)), _) => Source::Kept(kept),
+                Some(Near::InHost(kept)) => Some(kept),
+                None => None,
+            };
+            let source = match (kept, placed.found.take()) {
+                (Some(kept), _) => Source::Kept(kept),
                 (None, Some(found)) => Source::Found(found),
                 (None, None) => Source::Found(self.shop.catalog.find(placed.at).await?),
             };
@@ -308,9 +295,9 @@ pub(crate) fn room_units(bytes: usize) -> usize {
 /// Takes the batches as they were planned, packs each when its rows are done, and hands it over.
 async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: Out) {
     while let Some(coming) = arrivals.recv().await {
-        let (batch, near, drawn, permit) = match coming {
-            Coming::Failed(error) => (Err(error), Vec::new(), None, None),
-            Coming::Batch { slot, near, drawn, mut rows, values, permit, after, planned } => {
+        let (batch, apart, permit) = match coming {
+            Coming::Failed(error) => (Err(error), Apart::default(), None),
+            Coming::Batch { slot, apart, mut rows, values, permit, after, planned } => {
                 let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
                     Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
                 });
@@ -320,11 +307,11 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: 
                 let made = assemble(slot, rows, values, &shop).map(|batch| (batch, after));
                 timed.end(|| What::Assemble { index });
                 planned.end(|| What::Batch { epoch, index, rows: valid });
-                (made, near, drawn, Some(permit))
+                (made, apart, Some(permit))
             }
         };
         let failed = batch.is_err();
-        if !out.put(batch, near, drawn, permit).await || failed {
+        if !out.put(batch, apart, permit).await || failed {
             break;
         }
     }

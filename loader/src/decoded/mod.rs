@@ -66,24 +66,21 @@ pub(crate) enum Near {
 impl Nearest {
     /// Begins an epoch at this position; in storage order without an order.
     pub(crate) fn begin(&self, order: Option<&Arc<Order>>, world: World, position: u64) {
-        let shelves =
-            (self.device.as_ref().map(|tier| tier.shelf()), self.host.as_ref().map(|tier| tier.shelf()));
-        shelves.0.iter().for_each(|shelf| shelf.begin(order.cloned(), world, position));
-        shelves.1.iter().for_each(|shelf| shelf.begin(order.cloned(), world, position));
+        if let Some(tier) = &self.device {
+            tier.shelf().begin(order.cloned(), world, position);
+        }
+        if let Some(tier) = &self.host {
+            tier.shelf().begin(order.cloned(), world, position);
+        }
     }
 
     /// The samples of a batch that are kept, in their places; `end` is the first position behind the batch.
     pub(crate) fn pin(&self, numbers: &[u64], end: u64) -> Vec<Option<Near>> {
-        let none = |_: &u64| None;
-        let mut near: Vec<Option<Near>> = match &self.device {
-            Some(tier) => tier
-                .shelf()
-                .pin(numbers, Some(end))
-                .into_iter()
-                .map(|kept| kept.map(Near::OnDevice))
-                .collect(),
-            None => numbers.iter().map(none).collect(),
-        };
+        let mut near: Vec<Option<Near>> = numbers.iter().map(|_| None).collect();
+        if let Some(tier) = &self.device {
+            let kept = tier.shelf().pin(numbers, Some(end));
+            near.iter_mut().zip(kept).for_each(|(place, kept)| *place = kept.map(Near::OnDevice));
+        }
         if let Some(tier) = &self.host {
             let (places, missing): (Vec<_>, Vec<_>) = near
                 .iter_mut()

@@ -36,7 +36,7 @@ pub(crate) use cut::{Making, only_stage};
 pub(crate) use jpeg::{Columns, Draft, Jpegs};
 pub use jpeg::{DecodeOn, JpegStats};
 pub(crate) use kept::{DeviceTier, OnDevice};
-pub(crate) use mover::{Mover, Moving, NearRow};
+pub(crate) use mover::{Apart, Mover, Moving, NearRow};
 pub use resident::{Consumer, Export, Resident};
 
 /// Batches in device memory beside those ahead of the consumer: one in its hands, one that it is about to let go, one whose last work still runs.
@@ -203,23 +203,8 @@ impl DevicePlace {
         let batches = (options.prefetch_factor + HELD_BATCHES) as u64;
         let usual = if layout.is_variable() { DEFAULT_LIMIT_BYTES } else { 0 };
         let decoded = settings.decoded_limit_bytes.unwrap_or(0);
-        let setup = jpeg::Setup {
-            decode_on: settings.decode_on,
-            folders: &settings.jpeg_folders,
-            fields: &decoded_fields,
-            keeps: decoded > 0 || options.decoded_limit_bytes.is_some(),
-            limit_bytes: 0,
-            own_bytes: 0,
-            // Columns of sizes of their own are taken besides.
-            batch_bytes: batch,
-            batch_size: options.batch_size,
-            threads,
-            reporter,
-        };
-        let drawn = match settings.decode_on {
-            DecodeOn::Cpu => Err("decode_on=\"cpu\"".to_owned()),
-            DecodeOn::Gpu | DecodeOn::Auto => jpeg::drawn_fields(&setup)?,
-        };
+        let keeps = decoded > 0 || options.decoded_limit_bytes.is_some();
+        let drawn = jpeg::drawn_fields(settings.decode_on, &decoded_fields, keeps, reporter)?;
         let jpegs = if drawn.is_ok() { jpeg::usual_bytes() } else { 0 };
         let limit = settings.limit_bytes.unwrap_or_else(|| {
             let parts = [usual, decoded, jpegs];
@@ -248,10 +233,7 @@ impl DevicePlace {
         }
         // Decoders have a part of their own: what their library takes comes and goes in any size.
         let own_bytes = (limit.saturating_sub(least + batch) / 2).min(jpegs);
-        let limit = limit - own_bytes;
-        let batch_bytes = if layout.is_variable() { batch.max(limit / 2) } else { batch };
-        let setup = jpeg::Setup { limit_bytes: limit + own_bytes, own_bytes, batch_bytes, ..setup };
-        let memory = DeviceMemory::new(&device, limit)?;
+        let memory = DeviceMemory::new(&device, limit - own_bytes)?;
         let tier = |((limit, makings), bounce)| {
             let tier = DeviceTier::new(&memory, limit, bounce, session, reporter)?;
             Ok::<_, Error>((Arc::new(tier), makings))
@@ -266,11 +248,27 @@ impl DevicePlace {
                 device.facts().name
             ));
         }
-        let jpegs = match drawn.map(|fields| (fields, bounces.jpegs)) {
-            Err(why) => Err(why),
-            Ok((_, None)) => return Err(Error::Panic { message: "no pinned memory was set aside".into() }),
-            Ok((fields, Some(pinned))) => {
-                Jpegs::open(&setup, fields, pinned, &ground, session)?.map(Arc::new)
+        let jpegs = match (drawn, bounces.jpegs) {
+            (Err(why), _) => Err(why),
+            (Ok(_), None) => return Err(Error::Panic { message: "no pinned memory was set aside".into() }),
+            (Ok(drawn), Some(pinned)) => {
+                let setup = jpeg::Setup {
+                    decode_on: settings.decode_on,
+                    folders: &settings.jpeg_folders,
+                    drawn,
+                    limit_bytes: limit,
+                    own_bytes,
+                    // Columns of sizes of their own are taken besides.
+                    batch_bytes: if layout.is_variable() {
+                        batch.max((limit - own_bytes) / 2)
+                    } else {
+                        batch
+                    },
+                    batch_size: options.batch_size,
+                    threads,
+                    reporter,
+                };
+                Jpegs::open(setup, pinned, &ground, session)?.map(Arc::new)
             }
         };
         Ok(Self {

@@ -10,9 +10,9 @@ use forebay_gpu::kernels::{Channels, Sample};
 use forebay_gpu::mutant::{self, Mutant};
 use forebay_gpu::{Device, DeviceMemory, DeviceSlab, Event, Guard, Staging, Stream};
 
+use super::TABLES_BYTES;
 use super::choice::Choice;
-use super::queue::{Order, Queue};
-use super::{TABLES_BYTES, since};
+use super::queue::{Order, Outcome, Queue};
 use crate::device::Ground;
 use crate::device::bounce::bounced;
 use crate::device::convert::plain_output;
@@ -87,11 +87,20 @@ impl Worker {
         let run = move || {
             while let Some(group) = queue.take(self.most) {
                 // A bug is an error to all who wait, never silence.
-                let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.group(group)));
-                if let Err(error) = done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
-                    queue.fail(&error);
-                    break;
-                }
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| self.group(&group)));
+                let failed = match done.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+                    Ok(outcomes) => {
+                        group
+                            .into_iter()
+                            .zip(outcomes)
+                            .for_each(|(order, outcome)| order.answer(Ok(outcome)));
+                        continue;
+                    }
+                    Err(error) => error,
+                };
+                group.into_iter().for_each(|order| order.answer(Err(failed.clone())));
+                queue.fail(&failed);
+                break;
             }
         };
         std::thread::Builder::new().name("forebay-gpu-jpg".into()).spawn(run).map_err(|error| {
@@ -99,33 +108,18 @@ impl Worker {
         })
     }
 
-    /// Decodes a group and answers all who wait; an error where nothing more can be decoded.
-    fn group(&mut self, group: Vec<Order>) -> Result<()> {
-        let drawn = self.draw(&group);
+    /// Decodes a group: what became of each image. An error where nothing more can be decoded.
+    fn group(&mut self, group: &[Order]) -> Result<Vec<Outcome>> {
+        let drawn = self.draw(group);
         // Compressed bytes are somebody's memory for reads, and the pinned piece somebody's bounce: both go as soon as the device has them.
         let finished = self.decoder.finish().map_err(Error::from).and_then(|()| {
             while self.staging.wait_for_one()? {}
             Ok(())
         });
-        match drawn.and_then(|outcomes| finished.map(|()| outcomes)) {
-            Ok(outcomes) => {
-                for (Order { bytes, column, reply, .. }, outcome) in group.into_iter().zip(outcomes) {
-                    // First, so that who waits finds nothing of it in use.
-                    drop((bytes, column));
-                    let _ = reply.send(Ok(outcome));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                for order in group {
-                    let _ = order.reply.send(Err(error.clone()));
-                }
-                Err(error)
-            }
-        }
+        drawn.and_then(|outcomes| finished.map(|()| outcomes))
     }
 
-    fn draw(&mut self, group: &[Order]) -> Result<Vec<std::result::Result<(), Refusal>>> {
+    fn draw(&mut self, group: &[Order]) -> Result<Vec<Outcome>> {
         let began = Instant::now();
         let mut end = 0;
         let place = |order: &Order| {
@@ -137,7 +131,7 @@ impl Worker {
         let images: Vec<Image> = group.iter().map(place).collect();
         let last: Vec<_> = self.last.iter().filter(|_| !mutant::is(Mutant::FramesEarly)).cloned().collect();
         let decoded = self.decoder.decode(&images, &mut self.places.frames, &last)?;
-        let lacks = |outcome: &std::result::Result<(), Refusal>| matches!(outcome, Err(Refusal::Memory(_)));
+        let lacks = |outcome: &Outcome| matches!(outcome, Err(Refusal::Memory(_)));
         if group.len() > 1 && decoded.images.iter().any(lacks) {
             self.most = (group.len() / 2).min(self.most);
         }
@@ -169,7 +163,7 @@ impl Worker {
         let made = made?;
         if self.choice.measures() {
             made.block()?;
-            self.choice.on_device(images, since(began));
+            self.choice.on_device(images, began.elapsed().as_secs_f64());
         }
         self.last = Some(made);
         Ok(decoded.images)

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_cache::Lease;
 use forebay_cache::memory::Held;
@@ -43,7 +43,7 @@ use choice::Choice;
 pub(super) use column::Finished;
 pub(crate) use column::{Columns, PixelColumn};
 use draw::{Places, Worker};
-use queue::{Order, Queue};
+use queue::{Order, Outcome, Queue};
 
 /// Where JPEG images are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,9 +157,8 @@ pub(super) struct Setup<'a> {
     pub(super) decode_on: DecodeOn,
     /// Folders with the device's JPEG library.
     pub(super) folders: &'a [PathBuf],
-    pub(super) fields: &'a [Field],
-    /// Whether decoded samples are kept.
-    pub(super) keeps: bool,
+    /// What the device draws of each field.
+    pub(super) drawn: Vec<Option<Drawn>>,
     /// `gpu_memory_limit`, and its part for decoders.
     pub(super) limit_bytes: u64,
     pub(super) own_bytes: u64,
@@ -186,27 +185,26 @@ impl Jpegs {
     /// # Errors
     /// With [`DecodeOn::Gpu`], too little memory, and what the device's library says.
     pub(super) fn open(
-        setup: &Setup<'_>,
-        fields: Vec<Option<Drawn>>,
+        setup: Setup<'_>,
         pinned: Held,
         ground: &Arc<Ground>,
         session: &Arc<Session>,
     ) -> Result<std::result::Result<Self, String>> {
-        let why = match Self::try_open(setup, fields, pinned, ground, session) {
+        let (decode_on, reporter) = (setup.decode_on, setup.reporter);
+        let why = match Self::try_open(setup, pinned, ground, session) {
             Err(Error::Device(why @ (DeviceError::NoJpeg { .. } | DeviceError::OverBudget { .. })))
-                if setup.decode_on == DecodeOn::Auto =>
+                if decode_on == DecodeOn::Auto =>
             {
                 why.to_string()
             }
             other => return other.map(Ok),
         };
-        setup.reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
+        reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
         Ok(Err(why))
     }
 
     fn try_open(
-        setup: &Setup<'_>,
-        fields: Vec<Option<Drawn>>,
+        setup: Setup<'_>,
         pinned: Held,
         ground: &Arc<Ground>,
         session: &Arc<Session>,
@@ -249,7 +247,7 @@ impl Jpegs {
         let jpegs = Self {
             memory: ground.memory.clone(),
             own,
-            fields,
+            fields: setup.drawn,
             queue,
             choice,
             batch_bytes: setup.batch_bytes,
@@ -324,7 +322,7 @@ impl Jpegs {
         draft: Draft,
         column: &Arc<PixelColumn>,
         row: usize,
-    ) -> Result<std::result::Result<(), Refusal>> {
+    ) -> Result<Outcome> {
         let Some(drawn) = self.fields[field] else {
             return Err(Error::Panic { message: "a field that the device doesn't decode".into() });
         };
@@ -406,23 +404,29 @@ impl Drop for Jpegs {
     }
 }
 
-/// The fields that the device can decode, by field; or why the CPU decodes all.
+/// The fields that the device can decode, by field; or why the CPU decodes all. `keeps`: whether decoded samples are kept.
 ///
 /// # Errors
 /// With [`DecodeOn::Gpu`], the same.
-pub(super) fn drawn_fields(setup: &Setup<'_>) -> Result<std::result::Result<Vec<Option<Drawn>>, String>> {
-    match (try_fields(setup), setup.decode_on) {
-        (Err(why), DecodeOn::Gpu) => Err(Error::config(format!("decode_on=\"gpu\": {why}"))),
-        (Err(why), _) => {
-            setup.reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
+pub(super) fn drawn_fields(
+    decode_on: DecodeOn,
+    fields: &[Field],
+    keeps: bool,
+    reporter: &Reporter,
+) -> Result<std::result::Result<Vec<Option<Drawn>>, String>> {
+    match (decode_on, try_fields(fields, keeps)) {
+        (DecodeOn::Cpu, _) => Ok(Err("decode_on=\"cpu\"".into())),
+        (DecodeOn::Gpu, Err(why)) => Err(Error::config(format!("decode_on=\"gpu\": {why}"))),
+        (DecodeOn::Auto, Err(why)) => {
+            reporter.announce(format!("JPEGs are decoded on the CPU: {why}"));
             Ok(Err(why))
         }
-        (fields, _) => Ok(fields),
+        (_, fields) => Ok(fields),
     }
 }
 
-fn try_fields(setup: &Setup<'_>) -> std::result::Result<Vec<Option<Drawn>>, String> {
-    if setup.keeps {
+fn try_fields(fields: &[Field], keeps: bool) -> std::result::Result<Vec<Option<Drawn>>, String> {
+    if keeps {
         return Err(
             "decoded samples are kept (decoded_limit, gpu_decoded_limit), which the CPU decodes once".into(),
         );
@@ -439,14 +443,9 @@ fn try_fields(setup: &Setup<'_>) -> std::result::Result<Vec<Option<Drawn>>, Stri
             Err(why) => refused(why),
         }
     };
-    let fields = setup.fields.iter().map(drawn).collect::<std::result::Result<Vec<_>, _>>()?;
+    let fields = fields.iter().map(drawn).collect::<std::result::Result<Vec<_>, _>>()?;
     if fields.iter().all(Option::is_none) {
         return Err("no field is an Image".into());
     }
     Ok(fields)
-}
-
-/// Time since `began`, for rates.
-fn since(began: Instant) -> f64 {
-    began.elapsed().as_secs_f64()
 }

@@ -21,6 +21,9 @@ const FILES_BYTES: usize = PINNED_BYTES / 4;
 /// Images begin at multiples of this.
 const ALIGNMENT: u64 = 256;
 
+/// Whether an image was decoded, or why not.
+pub(super) type Outcome = std::result::Result<(), Refusal>;
+
 /// An image to be decoded, and the row of a column that a part of it becomes.
 #[derive(Debug)]
 pub(super) struct Order {
@@ -33,7 +36,7 @@ pub(super) struct Order {
     pub(super) width: u32,
     pub(super) column: Arc<PixelColumn>,
     pub(super) row: usize,
-    pub(super) reply: oneshot::Sender<Result<std::result::Result<(), Refusal>>>,
+    pub(super) reply: oneshot::Sender<Result<Outcome>>,
 }
 
 impl Order {
@@ -46,6 +49,14 @@ impl Order {
     pub(super) fn sample(&self, address: u64) -> Sample {
         let picture = Picture { address, stride: self.frame.row_bytes(), channels: Channels::Three };
         Sample::new(picture, &self.cut)
+    }
+
+    /// Tells who waits, if anybody still does.
+    pub(super) fn answer(self, answer: Result<Outcome>) {
+        let Self { bytes, column, reply, .. } = self;
+        // First, so that who waits finds nothing of it in use.
+        drop((bytes, column));
+        let _ = reply.send(answer);
     }
 
     fn table_bytes(&self) -> u64 {
@@ -91,13 +102,11 @@ impl Queue {
                 })
             });
         if let Some(refusal) = refusal {
-            let _ = order.reply.send(Ok(Err(refusal)));
-            return;
+            return order.answer(Ok(Err(refusal)));
         }
         let mut state = self.state.lock();
         if let Some(error) = &state.failed {
-            let _ = order.reply.send(Err(error.clone()));
-            return;
+            return order.answer(Err(error.clone()));
         }
         // Where it is closed, dropping the order says so.
         if !state.closed {
@@ -145,9 +154,7 @@ impl Queue {
             state.failed = Some(error.clone());
             std::mem::take(&mut state.orders)
         };
-        for order in orders {
-            let _ = order.reply.send(Err(error.clone()));
-        }
+        orders.into_iter().for_each(|order| order.answer(Err(error.clone())));
     }
 
     pub(super) fn close(&self) {

@@ -28,14 +28,20 @@ const LOOK: Duration = Duration::from_millis(1);
 
 pub(crate) use mixed::NearRow;
 
+/// What of a batch the host has not made.
+#[derive(Default)]
+pub(crate) struct Apart {
+    /// Rows that the device is to make.
+    pub(crate) near: Vec<NearRow>,
+    /// Columns that the device has drawn rows of; none where it drew none.
+    pub(crate) drawn: Option<Columns>,
+}
+
 /// A batch on its way to the device.
 pub(crate) struct Moving {
     /// Its rows that the host has made.
     pub(crate) made: Made,
-    /// Those that the device is to make.
-    pub(crate) near: Vec<NearRow>,
-    /// Columns that the device has drawn rows of; none where it drew none.
-    pub(crate) drawn: Option<Columns>,
+    pub(crate) apart: Apart,
     /// Its place among those ahead of the consumer.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
@@ -90,11 +96,11 @@ impl Mover {
     }
 
     fn run(mut self) {
-        while let Some(Moving { made, near, drawn, permit }) = self.next() {
+        while let Some(Moving { made, apart, permit }) = self.next() {
             if self.ready.is_left() {
                 break;
             }
-            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch, near, drawn)?, after)));
+            let moved = made.and_then(|(batch, after)| Ok((self.batch(batch, apart)?, after)));
             let failed = moved.is_err();
             self.ready.put(moved, permit);
             if failed {
@@ -110,7 +116,7 @@ impl Mover {
     fn next(&mut self) -> Option<Moving> {
         loop {
             if let Err(error) = self.staging.collect() {
-                return Some(Moving { made: Err(error.into()), near: Vec::new(), drawn: None, permit: None });
+                return Some(Moving { made: Err(error.into()), apart: Apart::default(), permit: None });
             }
             if self.staging.in_flight() == 0 {
                 return self.arriving.blocking_recv();
@@ -123,7 +129,7 @@ impl Mover {
     }
 
     /// A batch whose arrays are on the device, or on their way there.
-    fn batch(&mut self, batch: Batch, near: Vec<NearRow>, drawn: Option<Columns>) -> Result<Batch> {
+    fn batch(&mut self, batch: Batch, Apart { near, drawn }: Apart) -> Result<Batch> {
         self.staging.collect()?;
         self.reading.collect()?;
         self.taken = 0;
