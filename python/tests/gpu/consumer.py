@@ -6,11 +6,12 @@ All by ctypes, from dlpack.h and cuda.h.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from simulator import load
 
 NON_BLOCKING = 1
@@ -148,6 +149,20 @@ class Consumer:
         to = self.pinned(size)
         self.call("cuMemcpyDtoHAsync_v2", to, address, size, stream)
         return to
+
+    def own_copies(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Arrays, beside what they are to be, as they are once written to memory of the consumer's own on its stream."""
+        stream = self.stream()
+        read = []
+        for array, wanted in pairs:
+            own = ctypes.c_uint64()
+            self.call("cuMemAlloc_v2", ctypes.byref(own), array.nbytes)
+            array._write_to(own.value, stream)
+            read.append((self.copy_out(own.value, array.nbytes, stream), own.value, np.ascontiguousarray(wanted)))
+        self.wait(stream)
+        for at, own_address, wanted in read:
+            yield np.frombuffer(ctypes.string_at(at, wanted.nbytes), wanted.dtype).reshape(wanted.shape), wanted
+            self.call("cuMemFree_v2", own_address)
 
     def fill(self, address: int, size: int, stream: int) -> None:
         """Starts to write over a device's bytes: the memory is the consumer's."""

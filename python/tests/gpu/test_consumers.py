@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from consumer import Consumer, Taken
 from simulator import Simulator
+from soak import IntoConsumers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,9 +277,6 @@ def test_a_finished_array_is_written_into_memory_of_the_consumers(
 ) -> None:
     """As `forebay.torch` takes it: normalised, cast and laid out on the way, on the consumer's stream."""
 
-    class IntoConsumers(forebay.DataLoader):
-        _into_consumers = True
-
     fields = {
         "image": forebay.Image(
             "jpg",
@@ -290,20 +288,11 @@ def test_a_finished_array_is_written_into_memory_of_the_consumers(
         ),
         "plain": FIELDS["image"],
     }
-    stream = consumer.stream()
     ours = open_loader(dataset.urls, IntoConsumers, fields=fields, device="cuda", gpu_memory_limit=2 << 20)
-    theirs = open_loader(dataset.urls, fields=fields)
-    read = []
-    for batch, on_cpu in zip(ours, theirs, strict=True):
-        for name in fields:
-            to = ctypes.c_uint64()
-            consumer.call("cuMemAlloc_v2", ctypes.byref(to), batch[name].nbytes)
-            batch[name]._write_to(to.value, stream)
-            read.append((consumer.copy_out(to.value, batch[name].nbytes, stream), np.asarray(on_cpu[name]), to.value))
-    consumer.wait(stream)
-    for at, array, address in read:
-        assert ctypes.string_at(at, array.nbytes) == np.ascontiguousarray(array).tobytes()
-        consumer.call("cuMemFree_v2", address)
+    batches = zip(ours, open_loader(dataset.urls, fields=fields), strict=True)
+    pairs = ((left[name], np.asarray(right[name])) for left, right in batches for name in fields)
+    for got, wanted in consumer.own_copies(pairs):
+        assert got.tobytes() == wanted.tobytes()
 
 
 def test_deleters_run_on_any_thread_under_any_context(

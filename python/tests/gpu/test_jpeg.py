@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import random
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import forebay
@@ -13,7 +13,8 @@ import pytest
 from consumer import Consumer, Taken
 from PIL import Image
 from simulator import REAL, Simulator
-from test_bad_input import failure, said
+from soak import IntoConsumers
+from test_bad_input import assert_ends_with_its_device, assert_fails_once, failure
 from test_batches import assert_same, host
 
 if TYPE_CHECKING:
@@ -112,25 +113,12 @@ def test_pixels_of_images_that_it_decodes_never_cross_the_bus(dataset: Dataset, 
 
 
 def test_a_consumers_own_memory_is_written(dataset: Dataset, open_loader: OpenLoader, consumer: Consumer) -> None:
-    class Into(forebay.DataLoader):
-        _into_consumers = True
-
     fields = {name: FIELDS[name] for name in ("image", "normal")}
-    stream = consumer.stream()
-    read = []
-    theirs = open_loader(dataset.urls, fields=fields)
-    for left, right in zip(open_loader(dataset.urls, Into, fields=fields, **GPU), theirs, strict=True):
-        for name in fields:
-            to = ctypes.c_uint64()
-            consumer.call("cuMemAlloc_v2", ctypes.byref(to), left[name].nbytes)
-            left[name]._write_to(to.value, stream)
-            at = consumer.copy_out(to.value, left[name].nbytes, stream)
-            read.append((name, at, np.asarray(right[name]), to.value))
-    consumer.wait(stream)
-    for name, at, array, address in read:
-        ours = np.frombuffer(ctypes.string_at(at, array.nbytes), array.dtype)
-        assert_near(name, ours.reshape(array.shape), array)
-        consumer.call("cuMemFree_v2", address)
+    ours = open_loader(dataset.urls, IntoConsumers, fields=fields, **GPU)
+    batches = zip(ours, open_loader(dataset.urls, fields=fields), strict=True)
+    pairs = [(left[name], np.asarray(right[name])) for left, right in batches for name in fields]
+    for (got, wanted), name in zip(consumer.own_copies(pairs), cycle(fields), strict=False):
+        assert_near(name, got, wanted)
 
 
 def encoded(number: int, mode: str = "RGB", **options: Any) -> bytes:
@@ -323,27 +311,11 @@ def test_no_memory_is_allocated_after_the_first_batches(
     assert driver.counter("pinned_allocations") < 30 < driver.counter("jpeg_groups")
 
 
-LOST = """
-image = forebay.Image("jpg", transform=[forebay.RandomResizedCrop(32)])
-loader = open_loader(urls, cache, device="cuda", decode_on="gpu", batch_size=2, fields={"image": image})
-try:
-    for epoch in range(50):
-        for batch in loader:
-            pass
-except forebay.DeviceError as error:
-    say(type(error).__name__, error)
-batch = None
-loader.close()
-say("closed")
-"""
-
-
 @pytest.mark.simulator
 @pytest.mark.parametrize("at", [60, 200, 700])
 def test_a_lost_device_ends_a_loader_that_decodes_on_it(dataset: Dataset, tmp_path: Path, at: int) -> None:
-    lines = said(LOST, tmp_path, dataset, faults=f"lost@{at}").splitlines()
-    assert lines[0].startswith("DeviceError cuda:0 (Forebay Simulated GPU) is lost: "), lines
-    assert lines[1] == "closed"
+    arguments = {"decode_on": "gpu", "gpu_memory_limit": "256MB"}
+    assert_ends_with_its_device(dataset, tmp_path, arguments, f"lost@{at}")
 
 
 @pytest.mark.parametrize("at", [1, 5, 40])
@@ -354,16 +326,8 @@ def test_a_lost_device_ends_a_loader_that_decodes_on_it(dataset: Dataset, tmp_pa
 def test_any_call_may_fail(
     dataset: Dataset, open_loader: OpenLoader, driver: Simulator, function: str, at: int
 ) -> None:
-    def one_epoch() -> None:
-        with open_loader(dataset.urls, fields=IMAGE, **GPU) as loader:
-            for _ in loader:
-                pass
-
-    driver.configure(f"faults={function}@{at}" + ("" if function.startswith("nvjpeg") else ":801"))
-    failed = failure(one_epoch)
-    assert failed is None or "cuda:0" in failed, failed
-    driver.configure("faults=")
-    one_epoch()
+    fault = f"{function}@{at}" + ("" if function.startswith("nvjpeg") else ":801")
+    assert_fails_once(driver, fault, lambda: open_loader(dataset.urls, fields=IMAGE, **GPU))
 
 
 @pytest.mark.parametrize("seed", range(6))

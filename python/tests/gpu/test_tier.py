@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,8 @@ import pytest
 from consumer import Consumer
 from PIL import Image
 from simulator import Simulator
-from test_bad_input import failure, said
+from soak import IntoConsumers
+from test_bad_input import assert_ends_with_its_device, assert_fails_once
 from test_batches import assert_same, host
 
 if TYPE_CHECKING:
@@ -167,24 +166,13 @@ def test_an_epoch_that_is_left_and_a_state_go_on_from_the_device(dataset: Datase
 def test_a_consumers_own_memory_is_written_from_the_device(
     dataset: Dataset, open_loader: OpenLoader, consumer: Consumer
 ) -> None:
-    class Into(forebay.DataLoader):
-        _into_consumers = True
-
-    ours = open_loader(dataset.urls, Into, fields=FIELDS, shuffle=True, **ALL)
+    ours = open_loader(dataset.urls, IntoConsumers, fields=FIELDS, shuffle=True, **ALL)
     theirs = open_loader(dataset.urls, fields=FIELDS, shuffle=True, decoded_limit="16MB", decoded_max_side=64)
-    stream = consumer.stream()
     for _ in range(2):
-        read = []
-        for left, right in zip(ours, theirs, strict=True):
-            for name in left:
-                to = ctypes.c_uint64()
-                consumer.call("cuMemAlloc_v2", ctypes.byref(to), left[name].nbytes)
-                left[name]._write_to(to.value, stream)
-                read.append((consumer.copy_out(to.value, left[name].nbytes, stream), np.asarray(right[name]), to.value))
-        consumer.wait(stream)
-        for at, array, address in read:
-            assert ctypes.string_at(at, array.nbytes) == np.ascontiguousarray(array).tobytes()
-            consumer.call("cuMemFree_v2", address)
+        batches = zip(ours, theirs, strict=True)
+        pairs = ((left[name], np.asarray(right[name])) for left, right in batches for name in FIELDS)
+        for got, wanted in consumer.own_copies(pairs):
+            assert got.tobytes() == wanted.tobytes()
     assert ours.stats().samples_by_tier["gpu"] == 60
 
 
@@ -248,38 +236,10 @@ def test_what_the_device_cannot_keep_is_refused_by_name(
 def test_any_call_may_fail_while_samples_come_and_are_used(
     dataset: Dataset, open_loader: OpenLoader, driver: Simulator, function: str, at: int
 ) -> None:
-    def two_epochs() -> None:
-        with open_loader(dataset.urls, fields=FIELDS, **ALL) as loader:
-            for _ in range(2):
-                for _ in loader:
-                    pass
-
-    driver.configure(f"faults={function}@{at}:801")
-    failed = failure(two_epochs)
-    assert failed is None or ("cuda:0" in failed and "CUDA_ERROR_NOT_SUPPORTED" in failed), failed
-    driver.configure("faults=")
-    gc.collect()
-    two_epochs()
-
-
-LOST = """
-image = forebay.Image("jpg", transform=[forebay.RandomResizedCrop(32)])
-loader = open_loader(urls, cache, device="cuda", gpu_decoded_limit="32MB", batch_size=2, fields={"image": image})
-try:
-    for epoch in range(50):
-        for batch in loader:
-            pass
-except forebay.DeviceError as error:
-    say(type(error).__name__, error)
-batch = None
-loader.close()
-say("closed")
-"""
+    assert_fails_once(driver, f"{function}@{at}:801", lambda: open_loader(dataset.urls, fields=FIELDS, **ALL), epochs=2)
 
 
 @pytest.mark.simulator
 @pytest.mark.parametrize("at", [30, 200, 700])
 def test_a_lost_device_ends_a_loader_that_keeps_samples_there(dataset: Dataset, tmp_path: Path, at: int) -> None:
-    lines = said(LOST, tmp_path, dataset, faults=f"lost@{at}").splitlines()
-    assert lines[0].startswith("DeviceError cuda:0 (Forebay Simulated GPU) is lost: "), lines
-    assert lines[1] == "closed"
+    assert_ends_with_its_device(dataset, tmp_path, {"gpu_decoded_limit": "32MB"}, f"lost@{at}")
