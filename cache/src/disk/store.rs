@@ -206,11 +206,16 @@ impl Shared {
             }
             Err(error) => {
                 state.doom(block);
-                state.health.write_failed(error, reserved.at, Instant::now());
+                let now = Instant::now();
+                let admitted = state.health.admits(now);
+                state.health.write_failed(error, reserved.at, now);
                 if !is_full(error) {
                     count(&self.counters.io_errors);
+                    tracing::warn!(%error, object = %object.location, block = block.index, "a block could not be written to the cache folder");
+                } else if admitted && !state.health.admits(now) {
+                    // Once, and not for each of the blocks that were on their way.
+                    tracing::warn!(dir = %self.layout.dir().display(), %error, "the cache folder's disk is full: what is fetched is delivered and not kept until it has room");
                 }
-                tracing::warn!(%error, object = %object.location, block = block.index, "a block could not be written to the cache folder");
                 false
             }
         };

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate};
@@ -36,6 +36,20 @@ impl IoFile {
     pub fn open(path: &Path, create: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).truncate(false).mode(0o600);
+        match Self::open_with(path, options.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                made_writable(path, || Self::open_with(path, options)).unwrap_or(Err(error))
+            }
+            opened => opened,
+        }
+    }
+
+    /// As [`Self::open`], a file that is there and only read.
+    pub fn open_readable(path: &Path) -> io::Result<Self> {
+        Self::open_with(path, OpenOptions::new().read(true).clone())
+    }
+
+    fn open_with(path: &Path, options: OpenOptions) -> io::Result<Self> {
         let because = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
             Ok(file) => match refusal(&file) {
                 None => return Ok(Self { file, path: path.into(), buffered_because: None }),
@@ -54,6 +68,11 @@ impl IoFile {
         let direct = rustix::fs::fcntl_getfl(&file)?.contains(OFlags::DIRECT);
         let buffered_because = (!direct).then(|| "it was opened without O_DIRECT".into());
         Ok(Self { file, path, buffered_because })
+    }
+
+    /// The open file, alone.
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// The open file.
@@ -85,6 +104,15 @@ impl IoFile {
     pub fn alignment(&self) -> Option<Alignment> {
         alignment(&self.file)
     }
+}
+
+/// Opens a file that was made read-only for those who open it by another name: the cache itself may write to it all the same. None where
+/// it is not this user's.
+fn made_writable(path: &Path, open: impl FnOnce() -> io::Result<IoFile>) -> Option<io::Result<IoFile>> {
+    let before = std::fs::metadata(path).ok()?.permissions();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).ok()?;
+    let opened = open();
+    Some(std::fs::set_permissions(path, before).and(opened))
 }
 
 /// Older kernels and some file systems say nothing.

@@ -7,6 +7,7 @@
 mod blocking;
 mod file;
 mod hold;
+mod mmap;
 mod probe;
 mod queue;
 mod transfer;
@@ -24,6 +25,7 @@ use crate::memory::{Lease, Slab};
 pub use blocking::Blocking;
 pub use file::{Alignment, IoFile};
 pub use hold::Held;
+pub use mmap::{Children, map};
 pub use probe::{ENGINE_VARIABLE, Report, open, open_with};
 pub use uring::{Options, Uring};
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -107,6 +108,8 @@ pub(super) struct Ground {
     mapping: Mapping,
     /// Parts that nobody has, as (offset, length), sorted by offset.
     free: Mutex<Vec<(usize, usize)>>,
+    /// Whether what is given back stays resident, to be used again soon.
+    keeps_pages: AtomicBool,
 }
 
 impl Arena {
@@ -134,7 +137,14 @@ impl Arena {
     }
 
     fn over(mapping: Mapping, limit: usize) -> Self {
-        Self { ground: Arc::new(Ground { mapping, free: Mutex::new(vec![(0, limit)]) }), limit }
+        Self {
+            ground: Arc::new(Ground {
+                mapping,
+                free: Mutex::new(vec![(0, limit)]),
+                keeps_pages: AtomicBool::new(false),
+            }),
+            limit,
+        }
     }
 
     /// Pins all of it, pages that nobody has touched included, until it is unmapped. Once: whoever comes later finds it pinned.
@@ -148,6 +158,35 @@ impl Arena {
             drop(mapping.pinned.set(host));
         }
         Ok(())
+    }
+
+    /// From now on a forked child gets a copy of the pages of these bytes, as of any memory; so far it got none.
+    pub(super) fn share_with_children(&self, start: NonNull<u8>, len: usize) {
+        let before = start.as_ptr() as usize % super::region::PAGE;
+        // SAFETY: the page's start, in the same mapping.
+        let start = unsafe { start.sub(before) };
+        // SAFETY: the range is mapped; what a child may touch changes nothing here.
+        let advised = unsafe {
+            rustix::mm::madvise(start.as_ptr().cast(), before + len, rustix::mm::Advice::LinuxDoFork)
+        };
+        if let Err(refused) = advised {
+            tracing::debug!(%refused, "forked children get no copy of this memory");
+        }
+    }
+
+    /// Makes the pages of a part resident, as far as the kernel can (Linux 5.14).
+    pub(super) fn populate(&self, offset: usize, len: usize) {
+        let start = self.ground.at(offset).as_ptr().cast();
+        // SAFETY: the part is mapped, and populating changes no byte of it.
+        let advised = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxPopulateWrite) };
+        if let Err(refused) = advised {
+            tracing::trace!(%refused, "pages are made resident by whoever writes first");
+        }
+    }
+
+    /// What is given back from now on stays resident.
+    pub(super) fn keep_pages(&self) {
+        self.ground.keeps_pages.store(true, Relaxed);
     }
 
     /// True where these bytes lie in it.
@@ -164,6 +203,33 @@ impl Arena {
     /// otherwise in several. Given back when the region is closed or gone, and everything allocated from it too.
     pub fn region(&self, what: &'static str, bytes: usize) -> Result<Region> {
         Ok(Region::new(what, self.ground.clone(), self.take(what, bytes)?))
+    }
+
+    /// As [`Self::region`], in one part always.
+    pub fn undivided(&self, what: &'static str, bytes: usize) -> Result<Region> {
+        let region = self.neighbours(what, &[bytes]).and_then(|mut regions| regions.pop());
+        region.ok_or_else(|| Error::MemoryTooSmall {
+            limit_bytes: self.limit as u64,
+            needed_bytes: (self.limit - self.free_bytes()).saturating_add(bytes) as u64,
+            what: format!("{what} need {bytes} bytes in one part"),
+        })
+    }
+
+    /// Regions of these sizes (rounded up to pages), one behind the other; none where no free part has room for all of them.
+    pub(super) fn neighbours(&self, what: &'static str, lens: &[usize]) -> Option<Vec<Region>> {
+        let pages = |len: &usize| len.next_multiple_of(super::region::PAGE).max(super::region::PAGE);
+        let total = lens.iter().map(pages).sum();
+        let (mut offset, _) = {
+            let mut free = self.ground.free.lock();
+            let at = free.iter().position(|&(_, have)| have >= total)?;
+            cut(&mut free, at, total)
+        };
+        let region = |len: usize| {
+            let region = Region::new(what, self.ground.clone(), vec![(offset, len)]);
+            offset += len;
+            region
+        };
+        Some(lens.iter().map(pages).map(region).collect())
     }
 
     /// Sets `bytes` aside that a stage counts and keeps elsewhere, on the heap.
@@ -236,7 +302,7 @@ impl Ground {
     pub(super) fn give_back(&self, offset: usize, len: usize) {
         let mut free = self.free.lock();
         // Pinned pages stay: a device would go on with the old ones, and the process with new ones.
-        if self.mapping.pinned.get().is_none() {
+        if self.mapping.pinned.get().is_none() && !self.keeps_pages.load(Relaxed) {
             // SAFETY: the part is unused now. DONTNEED gives its pages back.
             let advised = unsafe {
                 rustix::mm::madvise(self.at(offset).as_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed)

@@ -5,12 +5,15 @@
 //! from them, and what doesn't fit waits in line. No stage can take another one's memory, so none can wait for memory that
 //! waits for it.
 //!
+//! What a consumer keeps for ever is no arena's: [`Pieces`] of a [`Sheet`].
+//!
 //! Values whose size no layout knows lie on the heap, which has no holes to wait for; a [`Budget`] counts them against a part of the
 //! mapping that nobody touches.
 
 mod arena;
 mod budget;
 mod lease;
+mod pieces;
 mod region;
 mod rows;
 mod slab;
@@ -18,6 +21,7 @@ mod slab;
 pub use arena::{Arena, Held, HostMemory};
 pub use budget::{Budget, Share};
 pub use lease::Lease;
+pub use pieces::{Pieces, Sheet};
 pub use region::Region;
 pub use rows::Row;
 pub use slab::Slab;

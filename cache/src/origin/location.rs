@@ -152,7 +152,10 @@ impl Address {
 }
 
 /// The path that a `file://` location names.
-pub(super) fn local_path(location: &Location) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Error::Config`] for any other location.
+pub fn local_path(location: &Location) -> Result<PathBuf> {
     let path = location.as_str().strip_prefix("file://").filter(|path| path.starts_with('/'));
     let path =
         path.ok_or_else(|| Error::config(format!("{location} is not the location of a local file")))?;

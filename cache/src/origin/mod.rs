@@ -29,7 +29,7 @@ use futures::stream::BoxStream;
 use crate::error::Result;
 use crate::object::{ByteRange, Location, ObjectMeta};
 
-pub use location::resolve;
+pub use location::{local_path, resolve};
 use origins::Notes;
 pub use origins::Origins;
 

@@ -10,19 +10,22 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::client::{CallError, Reply, unexpected};
+use super::crcs;
 use super::fork::Birth;
 use super::leases::Leases;
 use super::lock::{ClientLock, LockFile, OWNER_LOCK};
 use super::member::{Actor, Member, Open, Role};
 use super::message::{Answer, FolderFacts, Request};
 use super::notes::{self, Note};
-use super::read::Reader;
+use super::read::{Reader, file_of};
+use super::view::View;
+use super::whole::Whole;
 use super::wishes::Wishes;
 use crate::disk::{Advice, Evict, Progress, Status};
 use crate::error::{Error, Result};
 use crate::io::BlockIo;
 use crate::memory::Region;
-use crate::object::{ByteRange, Location, ObjectId, ObjectMeta};
+use crate::object::{BlockId, ByteRange, Location, ObjectId, ObjectMeta};
 use crate::stats::{CacheStats, Counters};
 use crate::tiered::{self, CacheOptions, Hold, Prefetched, Read, Sharing};
 use asking::Asked;
@@ -168,6 +171,46 @@ impl Cache {
             }
             Asked::There(other) => Err(unexpected(&other.message)),
         }
+    }
+
+    /// As [`tiered::Cache::recheck`].
+    pub async fn recheck(&self, block: BlockId) -> Result<bool> {
+        match self.ask(&Request::Recheck { object: block.object, index: block.index }, None).await? {
+            Asked::Here(folder) => folder.recheck(block).await,
+            Asked::There(Reply { message: Answer::Rechecked { bad }, .. }) => Ok(bad),
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// All bytes of an object, where they lie in the folder; none where some of them are not there.
+    pub async fn whole(&self, object: &Arc<ObjectMeta>) -> Result<Option<Whole>> {
+        let range = ByteRange::new(0, object.size_bytes);
+        if range.is_empty() {
+            return Ok(Some(Whole::nothing(object.clone())));
+        }
+        match self.ask(&Request::Whole { object: ObjectMeta::clone(object) }, None).await? {
+            Asked::Here(folder) => {
+                let Some(grant) = folder.grant(object, range).await? else { return Ok(None) };
+                let Some(crcs) = crcs::of_grant(&grant, range) else { return Ok(None) };
+                Ok(Some(Whole::new(object.clone(), grant.file.clone(), crcs, Arc::new(grant))))
+            }
+            Asked::There(Reply { message: Answer::Incomplete, .. }) => Ok(None),
+            Asked::There(Reply { message: Answer::File { .. }, fds, lease }) => {
+                let lease = lease.and_then(|lease| lease.claim(true, object.clone(), range));
+                let held = Arc::new(lease.ok_or(Error::Closed)?);
+                let mut fds = fds.into_iter();
+                let file = file_of(fds.next(), object)?;
+                let crcs = crcs::from_bytes(&self.memory(fds.next()).await?);
+                Ok(Some(Whole::new(object.clone(), file, crcs, held)))
+            }
+            Asked::There(other) => Err(unexpected(&other.message)),
+        }
+    }
+
+    /// A folder of cached files under names of their own, for programs that open files by name.
+    pub fn view(&self) -> Result<View> {
+        self.inner.birth.check()?;
+        View::open(&self.inner.dir)
     }
 
     /// As [`tiered::Cache::hold`]; none in a client, which has no host tier.

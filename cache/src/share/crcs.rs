@@ -13,8 +13,9 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> Vec<u32> {
 pub(crate) fn of_grant(grant: &Grant, range: ByteRange) -> Option<Vec<u32>> {
     let granules = range.granules();
     let mut crcs = Vec::new();
+    let first = grant.blocks.first()?.index;
     for index in range.blocks() {
-        let block = grant.blocks.iter().find(|block| block.index == index)?;
+        let block = grant.blocks.get(index.checked_sub(first)? as usize)?;
         let start = u64::from(index) * BLOCK_BYTES;
         let part = granules.intersect(ByteRange::new(start, start + BLOCK_BYTES));
         let first = usize::try_from((part.start - start) / GRANULE_BYTES).ok()?;
@@ -22,6 +23,19 @@ pub(crate) fn of_grant(grant: &Grant, range: ByteRange) -> Option<Vec<u32>> {
         crcs.extend(entries(&block.page, first, count));
     }
     Some(crcs)
+}
+
+/// Checksums as they travel in a file of memory.
+pub(crate) fn to_bytes(crcs: &[u32]) -> Vec<u8> {
+    crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect()
+}
+
+/// The reverse of [`to_bytes`].
+pub(crate) fn from_bytes(bytes: &[u8]) -> Vec<u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|entry| entry.iter().rev().fold(0, |crc, byte| crc << 8 | u32::from(*byte)))
+        .collect()
 }
 
 /// The first granule that is not what it should be, as an offset in `bytes`.
@@ -34,8 +48,7 @@ pub(crate) fn mismatch(bytes: &[u8], crcs: &[u32]) -> Option<u64> {
 }
 
 fn entries(page: &CrcPage, first: usize, count: usize) -> Vec<u32> {
-    let entries = page.as_bytes().chunks_exact(4).skip(first).take(count);
-    entries.map(|entry| entry.iter().rev().fold(0, |crc, byte| crc << 8 | u32::from(*byte))).collect()
+    from_bytes(&page.as_bytes()[first * 4..(first + count) * 4])
 }
 
 #[cfg(test)]

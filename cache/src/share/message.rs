@@ -114,6 +114,11 @@ pub(crate) enum Request {
     Status,
     /// Are you there?
     Ping,
+    /// A lease of all bytes of an object, for as long as somebody has them mapped. It takes no room from other leases.
+    Whole {
+        /// Which object.
+        object: ObjectMeta,
+    },
 }
 
 /// From owner to client.
@@ -135,11 +140,12 @@ pub(crate) enum Answer {
         /// As the origin, or the cache where the origin is down, describes it.
         object: ObjectMeta,
     },
-    /// To `Lease`: read it from the object's file, which travels along, at the object's own offsets.
+    /// To `Lease`: read it from the object's file, which travels along, at the object's own offsets. To `Whole`: with a second file, of
+    /// memory, that holds the checksums.
     File {
         /// The lease's number.
         lease: u64,
-        /// One crc32c per granule of the range, in order.
+        /// One crc32c per granule of the range, in order; none to `Keep` and `Whole`.
         crcs: Vec<u32>,
     },
     /// To `Lease`: read it from memory of the owner, which travels along.
@@ -207,6 +213,8 @@ pub(crate) enum Answer {
         /// Why.
         error: WireError,
     },
+    /// To `Whole`: not all of it is in the folder.
+    Incomplete,
 }
 
 /// What clients show of the folder in their own counters.
@@ -275,11 +283,12 @@ impl From<WireFinding> for Finding {
 impl Request {
     /// Checks what a decoder can't: that an object's id is that of its name and version, and that a range lies inside it.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (Self::Keep { object, range }
-        | Self::Lease { object, range, .. }
-        | Self::Prefetch { object, range }) = self
-        else {
-            return Ok(());
+        let (object, range) = match self {
+            Self::Keep { object, range }
+            | Self::Lease { object, range, .. }
+            | Self::Prefetch { object, range } => (object, *range),
+            Self::Whole { object } => (object, ByteRange::new(0, object.size_bytes)),
+            _ => return Ok(()),
         };
         let again = ObjectMeta::new(object.location.clone(), object.size_bytes, object.version.clone());
         if again.id != object.id {
@@ -288,9 +297,9 @@ impl Request {
         if range.start > range.end || range.end > object.size_bytes {
             return Err(format!("{}: {range} reaches behind its end", object.location));
         }
-        if matches!(self, Self::Lease { .. } | Self::Keep { .. })
-            && (range.is_empty() || range.granules().len() > MAX_LEASE_BYTES)
-        {
+        let too_long = matches!(self, Self::Lease { .. }) && range.granules().len() > MAX_LEASE_BYTES;
+        let lease = matches!(self, Self::Lease { .. } | Self::Keep { .. } | Self::Whole { .. });
+        if too_long || (lease && range.is_empty()) {
             return Err(format!("{}: a lease of {range}", object.location));
         }
         Ok(())

@@ -30,6 +30,8 @@ mod read;
 mod session;
 mod socket;
 mod takeover;
+mod view;
+mod whole;
 mod wire_error;
 mod wishes;
 
@@ -41,3 +43,5 @@ mod tests;
 
 pub use cache::Cache;
 pub use notes::Note;
+pub use view::View;
+pub use whole::Whole;

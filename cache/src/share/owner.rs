@@ -17,6 +17,7 @@ use super::message::{FolderFacts, MAX_LEASE_BYTES};
 use super::session;
 use super::socket::{Connection, Listener};
 use super::takeover::Gate;
+use super::view;
 use crate::disk::{Advisor, Grant, ITSELF};
 use crate::error::Result;
 use crate::memory::{Arena, Lease, Region};
@@ -151,6 +152,7 @@ impl Owner {
     pub(crate) async fn serve(self: Arc<Self>, listener: Listener) {
         let mut sessions = JoinSet::new();
         self.release();
+        self.sweep();
         sessions.spawn(self.clone().watch_survivors());
         loop {
             tokio::select! {
@@ -230,7 +232,18 @@ impl Owner {
             tracing::debug!(%client, leases = lent.count(), "a client of the cache folder is gone");
             self.clients.lock().retain(|_, other| !Arc::ptr_eq(other, &lent));
             self.account(client);
+            self.sweep();
         }
+    }
+
+    /// Removes the names that ended processes gave to cached files.
+    fn sweep(&self) {
+        let dir = self.dir.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = view::sweep(&dir) {
+                tracing::warn!(%error, "names that ended processes gave to cached files are still there");
+            }
+        });
     }
 
     fn account(&self, client: &str) {

@@ -21,7 +21,7 @@ use super::socket::{Connection, MAX_FDS, MAX_PACKET_BYTES};
 use crate::error::{Error, Result};
 
 /// The version that this release speaks.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// Bytes before the body.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -168,10 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_1_stay_what_they_are() {
+    fn the_bytes_of_version_2_stay_what_they_are() {
         let packet = encode(7, &golden(), 0).unwrap();
         let (header, body) = packet.split_at(HEADER_BYTES);
-        assert_eq!(header, [1, 0, 0, 0, u8::try_from(body.len()).unwrap(), 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(header, [2, 0, 0, 0, u8::try_from(body.len()).unwrap(), 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             std::str::from_utf8(body).unwrap(),
             r#"{"Lease":{"object":{"location":"s3://photos/a.tar","size_bytes":10000,"version":{"etag":"\"1\""},"id":"8088cee7d6f7fc8a0fd915193faef935"},"range":{"start":5,"end":9},"urgency":"Now"}}"#
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(unreadable, Unreadable::Version(9));
         let shown = unreadable.explain("the owner (process 12)").to_string();
         assert!(
-            shown.contains("version 9") && shown.contains("version 1") && shown.contains("process 12"),
+            shown.contains("version 9") && shown.contains("version 2") && shown.contains("process 12"),
             "{shown}"
         );
     }

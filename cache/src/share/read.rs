@@ -180,12 +180,15 @@ impl Reader {
     }
 }
 
-fn file_of(fds: Vec<OwnedFd>, object: &ObjectMeta) -> Result<Arc<IoFile>, CallError> {
+pub(super) fn file_of(
+    fds: impl IntoIterator<Item = OwnedFd>,
+    object: &ObjectMeta,
+) -> Result<Arc<IoFile>, Error> {
     let missing =
         || Error::Protocol { message: format!("{}: a lease came without its file", object.location) };
     let fd = fds.into_iter().next().ok_or_else(missing)?;
     let file = IoFile::from_file(File::from(fd), PathBuf::from(object.location.file_name()));
-    file.map(Arc::new).map_err(|_| missing().into())
+    file.map(Arc::new).map_err(|_| missing())
 }
 
 /// Cuts a range into pieces that fit under a lease, at the edges of blocks.

@@ -28,15 +28,18 @@ enum Attached {
     File(Arc<IoFile>),
     Shared(Arc<SharedMemory>),
     Own(OwnedFd),
+    /// A file, and the checksums of all of it.
+    Checked(Arc<IoFile>, OwnedFd),
 }
 
 impl Attached {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Nothing => None,
-            Self::File(file) => Some(file.file().as_fd()),
-            Self::Shared(memory) => Some(memory.fd.as_fd()),
-            Self::Own(fd) => Some(fd.as_fd()),
+            Self::Nothing => Vec::new(),
+            Self::File(file) => vec![file.file().as_fd()],
+            Self::Shared(memory) => vec![memory.fd.as_fd()],
+            Self::Own(fd) => vec![fd.as_fd()],
+            Self::Checked(file, crcs) => vec![file.file().as_fd(), crcs.as_fd()],
         }
     }
 }
@@ -56,7 +59,7 @@ pub(crate) async fn run(owner: Arc<Owner>, connection: Arc<Connection>) {
     };
     let (client, watch) = match admit(&owner, &hello) {
         Ok(admitted) => admitted,
-        Err(error) => return send(&connection, hello.request, &failed(error), None).await,
+        Err(error) => return send(&connection, hello.request, &failed(error), &[]).await,
     };
     let lent = owner.begin();
     let welcome = Answer::Welcome {
@@ -65,7 +68,7 @@ pub(crate) async fn run(owner: Arc<Owner>, connection: Arc<Connection>) {
         request_limit: REQUEST_LIMIT,
         folder: owner.facts(),
     };
-    send(&connection, hello.request, &welcome, None).await;
+    send(&connection, hello.request, &welcome, &[]).await;
     let session = Arc::new(Session { owner: owner.clone(), connection, lent: lent.clone() });
     session.answer_all(&client, &mut buffer).await;
     owner.outlive(&client, watch, lent).await;
@@ -88,7 +91,7 @@ async fn refuse(connection: &Connection, ended: Ended) {
     if let Ended::Unreadable(unreadable) = ended {
         let error = unreadable.explain("a client of the cache folder");
         tracing::warn!(%error, "a connection is ended");
-        send(connection, 0, &failed(error), None).await;
+        send(connection, 0, &failed(error), &[]).await;
     }
 }
 
@@ -97,8 +100,7 @@ fn failed(error: Error) -> Answer {
 }
 
 /// Sends an answer; where the client is gone nobody misses it.
-async fn send(connection: &Connection, request: u64, answer: &Answer, fd: Option<BorrowedFd<'_>>) {
-    let fds: &[BorrowedFd<'_>] = fd.as_slice();
+async fn send(connection: &Connection, request: u64, answer: &Answer, fds: &[BorrowedFd<'_>]) {
     match protocol::send(connection, request, answer, fds).await {
         Ok(()) => {}
         Err(Unsent::Gone(error)) => tracing::debug!(%error, "an answer found no client"),
@@ -124,7 +126,7 @@ impl Session {
                 Err(ended) => return refuse(&self.connection, ended).await,
             };
             if let Err(message) = packet.message.check() {
-                send(&self.connection, packet.request, &failed(Error::Protocol { message }), None).await;
+                send(&self.connection, packet.request, &failed(Error::Protocol { message }), &[]).await;
                 continue;
             }
             match packet.message {
@@ -157,7 +159,7 @@ impl Session {
     async fn answer(self: Arc<Self>, request: u64, message: Request, fds: Vec<OwnedFd>) {
         let (answer, attached) =
             self.find(message, fds).await.unwrap_or_else(|error| (failed(error), Attached::Nothing));
-        send(&self.connection, request, &answer, attached.fd()).await;
+        send(&self.connection, request, &answer, &attached.fds()).await;
     }
 
     async fn find(&self, message: Request, fds: Vec<OwnedFd>) -> Result<(Answer, Attached)> {
@@ -167,6 +169,7 @@ impl Session {
                 return self.lend(Arc::new(object), range, urgency).await;
             }
             Request::Keep { object, range } => return self.keep(Arc::new(object), range).await,
+            Request::Whole { object } => return self.lend_whole(Arc::new(object)).await,
             Request::Object { location } => {
                 Answer::Object { object: ObjectMeta::clone(&*folder.object(&location).await?) }
             }
@@ -232,6 +235,21 @@ impl Session {
         Ok((Answer::Memory { lease, offset, crcs, tiers }, Attached::Shared(memory)))
     }
 
+    /// All of an object's file, where all of it is there. Such a lease is held for long: it takes no room from those that come and go.
+    async fn lend_whole(&self, object: Arc<ObjectMeta>) -> Result<(Answer, Attached)> {
+        let range = ByteRange::new(0, object.size_bytes);
+        let grant = self.owner.folder.grant(&object, range).await?;
+        let Some((grant, crcs)) =
+            grant.and_then(|grant| crcs::of_grant(&grant, range).map(|crcs| (grant, crcs)))
+        else {
+            return Ok((Answer::Incomplete, Attached::Nothing));
+        };
+        let crcs = seal(crcs::to_bytes(&crcs)).await?;
+        let file = grant.file.clone();
+        let lease = self.lent.lend(Loan { what: Pinned::File(grant), room: None });
+        Ok((Answer::File { lease, crcs: Vec::new() }, Attached::Checked(file, crcs)))
+    }
+
     /// A lease of the former owner. Where the block is not in the folder any more there is nothing to keep: what the client
     /// reads is checked.
     async fn keep(&self, object: Arc<ObjectMeta>, range: ByteRange) -> Result<(Answer, Attached)> {
@@ -240,15 +258,14 @@ impl Session {
             let message = format!("{}: bytes {range} are not in the cache folder any more", object.location);
             return Err(Error::Protocol { message });
         };
-        let crcs = crcs::of_grant(&grant, range).unwrap_or_default();
         let lease = self.lent.lend(Loan { what: Pinned::File(grant), room: None });
-        Ok((Answer::File { lease, crcs }, Attached::Nothing))
+        Ok((Answer::File { lease, crcs: Vec::new() }, Attached::Nothing))
     }
 
     async fn verify(self: Arc<Self>, request: u64) {
         let mut progress = match self.owner.folder.verify() {
             Ok(progress) => progress,
-            Err(error) => return send(&self.connection, request, &failed(error), None).await,
+            Err(error) => return send(&self.connection, request, &failed(error), &[]).await,
         };
         while let Some(step) = progress.recv().await {
             let answer = Answer::Progress {
@@ -257,9 +274,9 @@ impl Session {
                 checked_bytes: step.checked_bytes,
                 finding: step.finding.map(WireFinding::from),
             };
-            send(&self.connection, request, &answer, None).await;
+            send(&self.connection, request, &answer, &[]).await;
         }
-        send(&self.connection, request, &Answer::Done { folder: self.owner.facts() }, None).await;
+        send(&self.connection, request, &Answer::Done { folder: self.owner.facts() }, &[]).await;
     }
 }
 

@@ -10,4 +10,5 @@ mod model;
 mod quota;
 mod removal;
 mod sick;
+mod whole;
 mod world;

@@ -1,5 +1,6 @@
 //! Who answers a request: this process or the folder's owner, asked again where it changes meanwhile.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -67,7 +68,11 @@ impl Cache {
     }
 
     pub(super) async fn attached(&self, packet: Reply) -> Result<Vec<u8>> {
-        let fd = packet.fds.into_iter().next();
+        self.memory(packet.fds.into_iter().next()).await
+    }
+
+    /// What a file of memory that came with an answer holds.
+    pub(super) async fn memory(&self, fd: Option<OwnedFd>) -> Result<Vec<u8>> {
         let fd = fd.ok_or_else(|| Error::Protocol { message: "an answer came without its file".into() })?;
         let read = self.inner.reader.runtime.spawn_blocking(move || memfd::read(fd)).await;
         let read = read.map_err(|_| Error::Closed)?;
