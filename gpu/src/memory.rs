@@ -142,6 +142,9 @@ pub struct DeviceSlab {
 }
 
 impl DeviceMemory {
+    /// What a piece takes is a multiple of this.
+    pub const ALIGNMENT: u64 = ALIGNMENT;
+
     /// Takes `limit_bytes` from the device, rounded up to its unit.
     pub fn new(device: &Arc<dyn Device>, limit_bytes: u64) -> Result<Self> {
         let (base, bytes) = device.take(limit_bytes, "gpu_memory_limit")?;

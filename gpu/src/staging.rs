@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use forebay_cache::Lease;
 
-use crate::device::{Address, Device, Event, Stream};
+use crate::device::{Address, Device, Event, RawStream, Stream};
 use crate::error::Result;
 use crate::in_flight::InFlight;
 use crate::memory::{DeviceSlab, Guard};
@@ -50,6 +50,33 @@ impl Staging {
             self.in_flight.push(until, bytes);
         }
         started.and(copied)
+    }
+
+    /// Starts to copy host bytes to memory of somebody else on the same device, on their stream, and keeps the bytes until that is done. The
+    /// event stands behind the copy.
+    ///
+    /// # Safety
+    /// `to` has room for the bytes, and is the caller's to write on that stream.
+    ///
+    /// # Errors
+    /// The driver's. What was started is finished, and the bytes kept until it is.
+    #[allow(unsafe_code)]
+    pub unsafe fn copy_to(&mut self, bytes: Lease, to: Address, stream: RawStream) -> Result<Arc<Event>> {
+        // SAFETY: the lease is kept below, and with it the bytes in place and unwritten, until the stream has done this; the target is the
+        // caller's to vouch for.
+        let started = unsafe { self.device.copy_in(bytes.as_ptr(), to, bytes.len(), stream) };
+        let copied = Event::record(&self.device, stream).map(Arc::new);
+        let until = copied.as_ref().map_or(Guard::Everything, |copied| Guard::Event(copied.clone()));
+        self.in_flight.push(until, bytes);
+        started.and(copied)
+    }
+
+    /// An event behind every copy so far.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn mark(&self) -> Result<Event> {
+        Event::record(&self.device, self.stream.raw())
     }
 
     /// Copies that are started from now on wait for the event; the CPU doesn't.

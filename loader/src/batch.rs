@@ -65,8 +65,27 @@ pub struct DeviceArray {
     pub shape: Vec<usize>,
     /// Elements from one index of a dimension to the next.
     pub strides: Vec<usize>,
-    /// `dtype.size() * shape.product()` bytes, aligned to 512.
+    /// Where it begins in the memory, in bytes.
+    pub offset: u64,
+    /// `dtype.size() * shape.product()` bytes and what shares memory with them, aligned to 512.
     pub memory: Arc<Resident>,
+}
+
+impl DeviceArray {
+    /// A C-contiguous array of a part of its bytes, from `offset` on, over the same memory; none where they reach behind the end.
+    #[must_use]
+    pub fn part(&self, offset: u64, dtype: DType, shape: Vec<usize>) -> Option<Self> {
+        let Array { shape, strides, .. } = Array::new(dtype, shape, Lease::from_vec(Vec::new()));
+        let elements = shape.iter().try_fold(1u64, |all, &size| all.checked_mul(size as u64))?;
+        let end = elements.checked_mul(dtype.size() as u64)?.checked_add(offset)?;
+        let part = Self { dtype, shape, strides, offset: self.offset + offset, memory: self.memory.clone() };
+        (end <= self.bytes()).then_some(part)
+    }
+
+    /// Its first byte, as the device counts.
+    pub fn address(&self) -> u64 {
+        self.memory.address() + self.offset
+    }
 }
 
 impl Array {
@@ -77,6 +96,11 @@ impl Array {
             strides[at - 1] = strides[at] * shape[at].max(1);
         }
         Self { dtype, shape, strides, data }
+    }
+
+    /// Bytes, in one dimension.
+    pub fn of_bytes(data: Lease) -> Self {
+        Self::new(DType::U8, vec![data.len()], data)
     }
 
     /// The last dimension shown before the two in front of it: [.., height, width, channels] as [.., channels, height, width].

@@ -7,6 +7,7 @@
 use forebay_gpu::{Address, RawStream};
 use forebay_loader::batch::DeviceArray as Data;
 use forebay_loader::device::Consumer;
+use forebay_loader::dtype::DType;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -147,7 +148,7 @@ impl DeviceArray {
         interface.set_item("typestr", typestr)?;
         let strides = data.strides.iter().map(|stride| stride * data.dtype.size());
         interface.set_item("strides", PyTuple::new(py, strides.collect::<Vec<_>>())?)?;
-        interface.set_item("data", (data.memory.address(), false))?;
+        interface.set_item("data", (data.address(), false))?;
         interface.set_item("stream", RawStream::LEGACY.0)?;
         Ok(interface)
     }
@@ -187,8 +188,8 @@ impl DeviceArray {
                     "going to host memory takes a copy, and copy=False forbids it",
                 ));
             }
-            let memory = data.memory.clone();
-            let keep = check(py, py.detach(move || memory.to_host().map(|bytes| copy_of(&bytes))))?;
+            let (memory, part) = (data.memory.clone(), data.offset..data.offset + data.bytes());
+            let keep = check(py, py.detach(move || memory.to_host(part).map(|bytes| copy_of(&bytes))))?;
             return offer(py, data, keep.as_ptr().expose_provenance(), dlpack::CPU, true, keep, max_version);
         }
         if device != here {
@@ -203,7 +204,7 @@ impl DeviceArray {
         }
         let (memory, consumer) = (data.memory.clone(), consumer(stream)?);
         let export = py.detach(move || memory.export(consumer)).map_err(|error| buffer_error(py, &error))?;
-        offer(py, data, data.memory.address() as usize, here, false, export, max_version)
+        offer(py, data, data.address() as usize, here, false, export, max_version)
     }
 
     /// Writes the finished array to memory of the caller's on the same device, on a stream that waits for it: for `forebay.torch`.
@@ -217,6 +218,16 @@ impl DeviceArray {
         // SAFETY: promised by the caller, which is the package itself.
         let written = py.detach(move || unsafe { data.write_to(Address(address), stream) });
         check(py, written)
+    }
+
+    /// A part of its bytes as an array over the same memory, C-contiguous: for `forebay.weights`.
+    fn _part(&self, py: Python<'_>, offset: u64, dtype: &str, shape: Vec<usize>) -> PyResult<Self> {
+        let wrong = || {
+            PyValueError::new_err(format!("{dtype} {shape:?} from byte {offset} on is no part of the array"))
+        };
+        let kind = DType::ALL.into_iter().find(|kind| kind.name() == dtype).ok_or_else(wrong)?;
+        let part = self.data(py)?.part(offset, kind, shape.clone()).ok_or_else(wrong)?;
+        Ok(Self::new(part))
     }
 
     /// (device type, device number): (2, 0) is the first CUDA device.

@@ -120,7 +120,7 @@ impl DeviceArray {
         // The export's end guards the column by what the stream has queued then: this.
         let export = self.memory.lend(super::Consumer::Stream(stream))?;
         // SAFETY: as the caller promises.
-        unsafe { export.resident().write_to(to, stream) }
+        unsafe { export.resident().write_to(self.offset..self.offset + self.bytes(), to, stream) }
     }
 
     /// Bytes of the array, in C order or channels_last.

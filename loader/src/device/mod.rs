@@ -77,6 +77,22 @@ pub(crate) struct Ground {
     bounce: Region,
 }
 
+impl Ground {
+    /// Memory for model weights, and a little of the host's own over which they come back: tensors outlive what they came over.
+    pub(crate) fn of_weights(memory: DeviceMemory, device: &Arc<dyn Device>) -> Result<Arc<Self>> {
+        let arena = Arena::new(BOUNCE_PIECE as u64)?;
+        if let Err(refused) = arena.pin(Arc::new(Pinned(device.clone()))) {
+            tracing::debug!(%refused, "tensors come back from the device over pageable memory");
+        }
+        let bounce = arena.region("tensors on their way from the device", BOUNCE_PIECE)?;
+        Ok(Arc::new(Self { memory, standing_bytes: 0, bounce }))
+    }
+
+    pub(crate) fn memory(&self) -> &DeviceMemory {
+        &self.memory
+    }
+}
+
 /// A loader's place on a device.
 #[derive(Debug)]
 pub(crate) struct DevicePlace {

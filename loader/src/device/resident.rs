@@ -4,6 +4,7 @@
 //! streams: the memory is used again behind an event on each stream that the column was exported to, recorded when that export is let go.
 //! Where nobody knows the stream, behind everything that the device has to do.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_gpu::device::Capture;
@@ -70,6 +71,11 @@ impl Used {
 }
 
 impl Resident {
+    /// Bytes that are what they are.
+    pub(crate) fn plain(slab: DeviceSlab, ready: Arc<Event>, ground: Arc<Ground>) -> Self {
+        Self::new(slab, ready, None, ground)
+    }
+
     pub(super) fn new(
         slab: DeviceSlab,
         ready: Arc<Event>,
@@ -79,16 +85,22 @@ impl Resident {
         Self { slab, ready, pixels, used: Mutex::default(), kept: Kept(Some(ground)) }
     }
 
-    /// Starts to write what it holds, converted where that is left to this, on a stream that waits for it.
+    /// Starts to write a part of what it holds, or all of it converted where that is left to this, on a stream that waits for it.
     ///
     /// # Safety
     /// `to` has room for it, and is the caller's to write on that stream.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn write_to(&self, to: Address, stream: RawStream) -> Result<()> {
+    pub(super) unsafe fn write_to(&self, part: Range<u64>, to: Address, stream: RawStream) -> Result<()> {
         match &self.pixels {
             Some(pixels) => pixels.start(self.device(), &self.slab, to, stream),
             None => {
-                let (from, bytes) = (self.slab.address(), self.slab.len() as usize);
+                assert!(
+                    part.start <= part.end && part.end <= self.bytes(),
+                    "{part:?} of {} bytes",
+                    self.bytes()
+                );
+                let (from, bytes) =
+                    (self.slab.address().offset(part.start), (part.end - part.start) as usize);
                 // SAFETY: as the caller promises; the column is written to by nobody while it lives.
                 unsafe { self.device().copy_within(from, to, bytes, stream)? };
                 Ok(())
@@ -164,9 +176,9 @@ impl Resident {
         }
     }
 
-    /// A copy in host memory. Blocks until it is there.
+    /// A copy of a part of its bytes in host memory. Blocks until it is there.
     #[allow(unsafe_code)]
-    pub fn to_host(&self) -> Result<Vec<u8>> {
+    pub fn to_host(&self, part: Range<u64>) -> Result<Vec<u8>> {
         if self.pixels.is_some() {
             return Err(Error::Panic { message: "the column's conversion is left to its consumer".into() });
         }
@@ -174,8 +186,9 @@ impl Resident {
         let Some(ground) = &self.kept.0 else { return Err(Error::Closed) };
         let stream = forebay_gpu::Stream::new(device)?;
         self.ready.wait_on(stream.raw())?;
-        let mut host = vec![0; self.bytes() as usize];
-        let mut at = self.slab.address();
+        assert!(part.start <= part.end && part.end <= self.bytes(), "{part:?} of {} bytes", self.bytes());
+        let mut host = vec![0; (part.end - part.start) as usize];
+        let mut at = self.slab.address().offset(part.start);
         for part in host.chunks_mut(BOUNCE_PIECE) {
             let mut slab = block_on(ground.bounce.allocate(BOUNCE_PIECE))?;
             // SAFETY: the slab is ours alone, and kept until the event says that the copy is done (or for ever); the column is not written

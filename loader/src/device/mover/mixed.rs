@@ -94,7 +94,7 @@ impl Mover {
         let columns = works.into_iter().map(|work| {
             let Work { name, dtype, shape, strides, to, pixels, .. } = work;
             let memory = Arc::new(Resident::new(to, done.clone(), pixels, ground.clone()));
-            (name, Column::Device(DeviceArray { dtype, shape, strides, memory }))
+            (name, Column::Device(DeviceArray { dtype, shape, strides, offset: 0, memory }))
         });
         Ok(Batch { columns: columns.collect(), rows: total, samples, ..batch })
     }

@@ -158,6 +158,7 @@ impl Mover {
         let Some(convert) = self.place.conversion(name) else {
             let memory = Arc::new(Resident::new(to, ready, None, self.place.ground.clone()));
             return Ok(DeviceArray {
+                offset: 0,
                 dtype: array.dtype,
                 shape: array.shape,
                 strides: array.strides,
@@ -175,7 +176,7 @@ impl Mover {
             let (to, ready) = self.converted(&pixels, to, &ready, name)?;
             Resident::new(to, ready, None, self.place.ground.clone())
         };
-        Ok(DeviceArray { dtype, shape, strides, memory: Arc::new(memory) })
+        Ok(DeviceArray { dtype, shape, strides, offset: 0, memory: Arc::new(memory) })
     }
 
     /// Starts to copy bytes to memory of the device.
