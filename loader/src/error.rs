@@ -82,6 +82,16 @@ pub enum Error {
         /// Its dtype and shape.
         second_shape: String,
     },
+    /// A file of model weights, or an index of such files, that can't be read as what it claims to be.
+    #[error("{location}: {what}")]
+    Weights {
+        /// The file.
+        location: Location,
+        /// Where in it, in bytes, where that is known.
+        offset: Option<u64>,
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// A dataset that can't be used as a whole: nothing matches, it is empty, its shards contradict each other.
     #[error("{message}")]
     Dataset {

@@ -21,6 +21,7 @@ pub mod loader;
 pub mod measure;
 mod memory;
 pub mod numbers;
+pub mod objects;
 pub mod options;
 mod pages;
 mod pipeline;
@@ -34,6 +35,8 @@ pub mod stats;
 pub mod threads;
 pub mod trace;
 mod walk;
+pub mod weights;
+mod whole;
 
 pub use error::{Error, Result};
 pub use loader::{Loader, Next};

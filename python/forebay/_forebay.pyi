@@ -1,6 +1,7 @@
 """The compiled half of the package. Only `Array` is for users, as `forebay.Array`."""
 
 import sys
+from os import PathLike
 from typing import Any, Self, final
 
 from typing_extensions import disjoint_base
@@ -8,14 +9,19 @@ from typing_extensions import disjoint_base
 __all__ = [
     "Array",
     "DeviceArray",
+    "DeviceLoading",
     "Loader",
+    "Loading",
+    "Weights",
     "_ArrayBase",
     "_Handle",
     "__version__",
     "available_threads",
     "check_ranks_agree",
+    "copy_objects",
     "count_devices",
     "end_devices",
+    "list_objects",
     "main",
     "take_notices",
 ]
@@ -242,5 +248,106 @@ def available_threads() -> int:
 def take_notices() -> list[tuple[int, str]]:
     """What the runtime had to say since the last call, as (level of `logging`, text)."""
 
+def list_objects(folder: str, storage_options: dict[str, str]) -> list[str]:
+    """URLs of everything below a folder, by name."""
+
+def copy_objects(files: list[tuple[str, str]], storage_options: dict[str, str]) -> None:
+    """Copies objects to files, one after the other, each whole or not at all."""
+
 def main(argv: list[str], jpeg_folders: list[str]) -> int:
     """Runs the program `forebay` with `argv`, whose first entry is its name; returns its exit code."""
+
+@final
+class Weights:
+    """An open model; `forebay.weights.Weights` makes frameworks' tensors of it."""
+
+    def __new__(
+        cls,
+        urls: list[str],
+        *,
+        cache_dir: str,
+        cache_limit: int,
+        host_memory_limit: int,
+        storage_options: dict[str, str],
+        cache_local: bool,
+    ) -> Weights: ...
+    def files(self) -> list[tuple[str, str, int, str]]:
+        """(name, URL, bytes, version) of each file."""
+
+    def tensors(self) -> list[tuple[str, int, str, list[int], int, int]]:
+        """(name, number of its file, dtype, shape, first byte in the file, bytes) of each tensor, in the order of files
+        and of bytes in them."""
+
+    def metadata(self, file: int) -> dict[str, str] | None:
+        """`__metadata__` of a file, by its number; None where it has none."""
+
+    def load(self, wanted: list[tuple[int, list[tuple[int, int]] | None]], ahead_bytes: int, leases: bool) -> Loading:
+        """Starts to bring tensors (by number), or one range of indexes of each of their dimensions, to host memory; as
+        leases, to memory that is
+        used again when they are let go."""
+
+    def load_onto(
+        self,
+        wanted: list[tuple[int, list[tuple[int, int]] | None]],
+        *,
+        device: str,
+        local_rank: int | None,
+        budget: int | None,
+    ) -> DeviceLoading:
+        """Starts to bring them to a device: to memory that the caller brings, or (`budget`, 0 for as much as they take)
+        to memory of
+        Forebay's."""
+
+    def map(self, file: int) -> Array:
+        """The bytes of a file, by its number, mapped: of a cached one once all of it is there and was checked."""
+
+    def path(self, name: str) -> PathLike[str]:
+        """A file of the model's folder as a plain file: a `pathlib.Path`."""
+
+    def prefetch(self, weights_only: bool) -> tuple[int, int, int, int, int]:
+        """Brings its files into the cache: (files, bytes, blocks that were there, that were fetched, that found no room)."""
+
+    def verify(self) -> tuple[tuple[int, int, int, int], list[tuple[str, int, int, bool]]]:
+        """Rereads the weights: bytes (checked, fetched, found no room, read without a checksum), and bad blocks as (file, first
+        byte, bytes, fetched again)."""
+
+    def came(self) -> tuple[int, int, int, int, int]:
+        """Bytes that came so far: from the host tier, the cache folder, the origin, the kernel's page cache, local files."""
+
+    def close(self) -> None:
+        """Lets the versions go."""
+
+@final
+class Loading:
+    """Groups of tensors on their way; made by `Weights.load`."""
+
+    def next(self) -> tuple[Array, list[tuple[int, int, int]]] | None:
+        """The next group, waited for: its memory, and for each tensor its place among those asked for, its first byte
+        and its bytes. None behind the
+        last one."""
+
+    def close(self) -> None:
+        """Stops what is on its way."""
+
+@final
+class DeviceLoading:
+    """Groups of tensors on their way to a device; made by `Weights.load_onto`."""
+
+    def next(self) -> tuple[int, list[tuple[int, int, int]]] | None:
+        """The next group: its bytes, and for each tensor its place among those asked for, its first byte and its bytes.
+        None behind the last one. It
+        is to be filled before the next one is asked for."""
+
+    def fill(self, address: int, stream: int) -> None:
+        """Fills the group into memory of the caller's on the same device: `address` has room for its bytes, and is the
+        caller's to write on that
+        stream."""
+
+    def take(self) -> DeviceArray | None:
+        """Fills the group into memory of Forebay's: an array of its bytes, None where it has none."""
+
+    def copied_bytes(self) -> int:
+        """Bytes that were handed to the bus."""
+
+    def close(self) -> None:
+        """Stops what is on its way, and waits for what the device reads."""

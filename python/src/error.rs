@@ -46,6 +46,7 @@ fn class_of(error: &Error) -> (&'static str, Place<'_>) {
         Error::Cache(error) => class_of_cache(error),
         Error::Device(error) => (class_of_device(error), Place::default()),
         Error::Shard { location, offset, .. } => ("DataError", Place::at(location, Some(*offset))),
+        Error::Weights { location, offset, .. } => ("SafetensorError", Place::at(location, *offset)),
         Error::Sample { location, member, offset, .. } => {
             ("DataError", Place { member: Some(member), ..Place::at(location, Some(*offset)) })
         }

@@ -15,8 +15,10 @@ mod error;
 mod fork;
 mod loader;
 mod notices;
+mod objects;
 mod program;
 mod wait;
+mod weights;
 
 /// The compiled half of the package `forebay`.
 #[pymodule]
@@ -30,7 +32,11 @@ mod _forebay {
     #[pymodule_export]
     use super::loader::{Loader, available_threads, check_ranks_agree, take_notices};
     #[pymodule_export]
+    use super::objects::{copy_objects, list_objects};
+    #[pymodule_export]
     use super::program::main;
+    #[pymodule_export]
+    use super::weights::{DeviceLoading, Loading, Weights};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

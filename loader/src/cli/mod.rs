@@ -19,6 +19,7 @@ mod prefetch;
 mod status;
 mod trace;
 mod verify;
+mod weights;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ enum Command {
     Evict(evict::Arguments),
     Trace(trace::Arguments),
     Bench(bench::Arguments),
+    Weights(weights::Arguments),
 }
 
 /// Runs the program with `args`, the first of which is its name, and gives its exit code. `jpeg_folders` are those of
@@ -88,6 +90,7 @@ impl Program {
             Command::Evict(arguments) => evict::run(arguments, json, interrupt),
             Command::Trace(arguments) => trace::run(arguments, json, interrupt),
             Command::Bench(arguments) => bench::run(arguments, json, interrupt),
+            Command::Weights(arguments) => weights::run(arguments, json, interrupt),
         }
     }
 }

@@ -98,21 +98,7 @@ impl<'a> Place<'a> {
                 &error,
             )
         })?;
-        let mut storage_options = BTreeMap::new();
-        for (key, value) in &arguments.storage_options {
-            if storage_options.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
-                return Err(Failure::Usage(format!(
-                    "--storage-option {key} is given twice with different values; keep one"
-                )));
-            }
-        }
-        let settings = CacheSettings {
-            limit_bytes,
-            dir,
-            host_memory_limit_bytes: arguments.host_memory_limit,
-            storage_options,
-            patience: arguments.wait,
-        };
+        let settings = arguments.settings(dir, limit_bytes)?;
         let session = Session::open(&settings)?;
         Ok(Self { session, reporter: Reporter::default(), settings, interrupt })
     }
@@ -166,6 +152,25 @@ impl<'a> Place<'a> {
 }
 
 impl CacheArguments {
+    /// What a session of `dir` is opened with.
+    pub(super) fn settings(&self, dir: PathBuf, limit_bytes: u64) -> Result<CacheSettings, Failure> {
+        let mut storage_options = BTreeMap::new();
+        for (key, value) in &self.storage_options {
+            if storage_options.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
+                return Err(Failure::Usage(format!(
+                    "--storage-option {key} is given twice with different values; keep one"
+                )));
+            }
+        }
+        Ok(CacheSettings {
+            limit_bytes,
+            dir,
+            host_memory_limit_bytes: self.host_memory_limit,
+            storage_options,
+            patience: self.wait,
+        })
+    }
+
     /// The cache folder.
     pub(super) fn dir(&self) -> Result<PathBuf, Failure> {
         let found = self.cache_dir.clone().or_else(default_dir);
@@ -193,7 +198,7 @@ pub(super) fn holds_cache(dir: &Path) -> bool {
 
 /// The default limit, or what the folder takes already with room to work in: a command that was given no limit shrinks no cache that
 /// was filled with a larger one.
-fn default_limit(dir: &Path) -> u64 {
+pub(super) fn default_limit(dir: &Path) -> u64 {
     let used = allocated(dir);
     // 2 % is what eviction keeps free ahead of writes; the index counts twice.
     DEFAULT_LIMIT_BYTES.max(used.saturating_add(used / 20).saturating_add(64 << 20))

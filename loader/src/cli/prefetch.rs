@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use forebay_cache::ObjectMeta;
 use forebay_cache::disk::Advice;
-use forebay_cache::object::BLOCK_BYTES;
-use forebay_cache::{ByteRange, ObjectMeta, Prefetched};
-use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -16,16 +14,7 @@ use super::interrupt::Interrupt;
 use super::output::{self, Report, count};
 use super::place::{CacheArguments, Place};
 use crate::size;
-
-/// Bytes of one step: one request to the origin, where object stores reach their best rate per connection.
-const STEP_BYTES: u64 = 4 * BLOCK_BYTES;
-
-/// Steps at once: the cache's 16 connections never wait for the next one.
-const STEPS_AT_ONCE: usize = 32;
-
-/// What a block takes beside its bytes (checksums, nodes of extent trees), and an object beside its blocks.
-const BLOCK_OVERHEAD_BYTES: u64 = 36 << 10;
-const OBJECT_OVERHEAD_BYTES: u64 = 64 << 10;
+use crate::whole::{self, TooLarge};
 
 /// Bring shards into the cache: the whole dataset, or some of it. What is cached already is not fetched again.
 #[derive(Args, Debug)]
@@ -103,29 +92,11 @@ async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Fetched, Fail
     let bytes = objects.iter().map(|object| object.size_bytes).sum();
     for object in &objects {
         // Shards of this dataset don't push each other out.
-        cache.advise(&object.id, whole(object), Advice::WillNeed);
+        cache.advise(&object.id, whole::range(object), Advice::WillNeed);
     }
     let bar = place.reporter.bar("prefetching", bytes);
     let (start, before) = (Instant::now(), cache.stats().origin_bytes);
-    let steps = objects.iter().flat_map(|object| {
-        let starts = (0..object.size_bytes).step_by(STEP_BYTES as usize);
-        starts.map(move |at| (object, ByteRange::new(at, (at + STEP_BYTES).min(object.size_bytes))))
-    });
-    let bring = async |(object, range): (&Arc<ObjectMeta>, ByteRange)| {
-        let done = cache.prefetch(object, range).await?;
-        bar.inc(range.len());
-        Ok::<_, Failure>(done)
-    };
-    let done: Prefetched = stream::iter(steps.map(bring))
-        .buffer_unordered(STEPS_AT_ONCE)
-        .try_fold(Prefetched::default(), async |sum, done| {
-            Ok(Prefetched {
-                present: sum.present + done.present,
-                stored: sum.stored + done.stored,
-                declined: sum.declined + done.declined,
-            })
-        })
-        .await?;
+    let done = whole::bring(cache, &objects, &|bytes| bar.inc(bytes)).await?;
     bar.finish_and_clear();
     let (seconds, stats) = (start.elapsed().as_secs_f64(), cache.stats());
     let origin_bytes = stats.origin_bytes - before;
@@ -144,10 +115,6 @@ async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Fetched, Fail
     })
 }
 
-fn whole(object: &ObjectMeta) -> ByteRange {
-    ByteRange::new(0, object.size_bytes)
-}
-
 /// The shards that are wanted, each once: a shard that a dataset names twice is fetched once.
 fn select(objects: Vec<Arc<ObjectMeta>>, numbers: Option<&Numbers>) -> Result<Vec<Arc<ObjectMeta>>, Failure> {
     let all = objects.len();
@@ -164,23 +131,15 @@ fn select(objects: Vec<Arc<ObjectMeta>>, numbers: Option<&Numbers>) -> Result<Ve
     Ok(wanted.map(|(_, object)| object).filter(|object| seen.insert(object.id)).collect())
 }
 
-/// An error where the shards can't all be cached at the same time: whatever came first would have gone when the last one came.
 fn check_room(objects: &[Arc<ObjectMeta>], limit_bytes: u64) -> Result<(), Failure> {
-    let takes = |object: &Arc<ObjectMeta>| {
-        object.size_bytes + u64::from(object.blocks()) * BLOCK_OVERHEAD_BYTES + OBJECT_OVERHEAD_BYTES
-    };
-    let bytes: u64 = objects.iter().map(takes).sum();
-    // 2 % of the limit stay free for writes.
-    let needed_bytes = bytes + bytes / 49 + (8 << 20);
-    if objects.iter().map(|object| object.size_bytes).sum::<u64>() <= limit_bytes / 100 * 98 {
-        return Ok(());
-    }
-    Err(Failure::failed(format!(
-        "{} of {} don't fit into the cache limit of {}; give --cache-limit {needed_bytes} or more, or choose some with --shards",
-        count(objects.len() as u64, "shard"),
-        size::show(objects.iter().map(|object| object.size_bytes).sum()),
-        size::show(limit_bytes)
-    )))
+    whole::check_room(objects, limit_bytes).map_err(|TooLarge { bytes, needed_bytes }| {
+        Failure::failed(format!(
+            "{} of {} don't fit into the cache limit of {}; give --cache-limit {needed_bytes} or more, or choose some with --shards",
+            count(objects.len() as u64, "shard"),
+            size::show(bytes),
+            size::show(limit_bytes)
+        ))
+    })
 }
 
 impl Report for Fetched {
@@ -229,14 +188,5 @@ mod tests {
             assert!(Numbers::parse(wrong).unwrap_err().contains("0..8"), "{wrong}");
         }
         assert!(matches!(select(objects, Some(&Numbers::parse("0..5").unwrap())), Err(Failure::Usage(_))));
-    }
-
-    #[test]
-    fn what_can_not_fit_is_refused_with_the_limit_that_works() {
-        let objects = [object(0, 1 << 30), object(1, 1 << 30)];
-        assert!(check_room(&objects, 4 << 30).is_ok());
-        let Err(Failure::Failed(message)) = check_room(&objects, 2 << 30) else { panic!("no failure") };
-        let limit = message.split("--cache-limit ").nth(1).unwrap().split(' ').next().unwrap();
-        assert!(check_room(&objects, limit.parse().unwrap()).is_ok(), "{message}");
     }
 }

@@ -117,7 +117,7 @@ impl Report for Status {
     }
 }
 
-fn percent(part: u64, whole: u64) -> String {
+pub(super) fn percent(part: u64, whole: u64) -> String {
     // Rounded down: 100 % is all of it.
     format!("{} %", if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) })
 }

@@ -39,7 +39,7 @@ impl Stalled {
 fn answer(mut stream: TcpStream, shard_bytes: u64, sidecar: &[u8], ask: &SyncSender<TcpStream>) {
     let lines = BufReader::new(&stream).lines().map_while(Result::ok);
     let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    let path = request.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+    let path = request.first().and_then(|line| line.split([' ', '?']).nth(1)).unwrap_or_default();
     let probe = request.iter().any(|line| line.to_lowercase().replace(' ', "") == "range:bytes=0-0");
     let (size, bytes): (u64, &[u8]) = match (path, probe) {
         ("/a.tar", true) => (shard_bytes, &[0]),
