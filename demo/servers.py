@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.client
 import http.server
+import io
 import os
 import shutil
 import socket
@@ -15,7 +16,10 @@ import time
 import urllib.parse
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+# Of a file that is stored, at once: gigabytes don't go through memory whole.
+SENT_BYTES = 1 << 20
 
 
 class SeaweedFS:
@@ -34,7 +38,7 @@ class SeaweedFS:
         command: list[str] = [
             str(program), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={self._filer}",
-            "-s3", f"-s3.port={self._port}", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024", "-volume.max=20",
+            "-s3", f"-s3.port={self._port}", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024", "-volume.max=200",
             "-master.telemetry=false",
             # Services beside S3, on fixed ports that another server of this machine may have.
             "-s3.port.iceberg=0", "-s3.port.lance=0",
@@ -94,15 +98,24 @@ class SeaweedFS:
         self._put(f"/buckets/{bucket}/{key}", data, 201, self._filer)
 
     def _put(self, path: str, data: bytes | Path, expected: int, port: int) -> None:
-        body = data.read_bytes() if isinstance(data, Path) else data
-        status, answer = self._request("PUT", urllib.parse.quote(path), body, port)
+        with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as body:
+            size = body.seek(0, os.SEEK_END)
+            body.seek(0)
+            status, answer = self._request("PUT", urllib.parse.quote(path), body, port, {"Content-Length": str(size)})
         if status != expected:
             raise OSError(f"put {path}: {status} {answer[:200]!r}")
 
-    def _request(self, method: str, path: str, body: bytes | None = None, port: int | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self._port, timeout=60)
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: BinaryIO | None = None,
+        port: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self._port, timeout=60, blocksize=SENT_BYTES)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, response.read()
         finally:

@@ -30,6 +30,9 @@ OLD_NAMES = {
     "license agreement for matplotlib": "psf-2.0",
 }
 
+# Titles of licences' texts.
+KNOWN_TEXTS = {"Apache License Version 2.0,": "apache-2.0", "MIT License": "mit"}
+
 
 def allowed(expression: str) -> bool:
     """Whether an SPDX expression can be met with allowed licences."""
@@ -87,9 +90,17 @@ def packages(files: list[str]) -> list[tuple[str, str]]:
         stated = (about.get("License-Expression") or "").strip()
         first_line = (about.get("License") or "").strip().split("\n")[0]
         candidates = [stated] if stated else [*classified, first_line]
-        named = [OLD_NAMES.get(text.lower(), text) for text in candidates if text]
+        named = [OLD_NAMES.get(text.lower(), text) for text in candidates if text] or texts(name)
         found.append((name, next((text for text in named if allowed(text)), " / ".join(named) or "none stated")))
     return sorted(set(found))
+
+
+def texts(name: str) -> list[str]:
+    """Licences that a package brings as files without naming them, as far as their first lines are known."""
+    files = [file for file in metadata.files(name) or [] if file.name.upper().startswith(("LICENSE", "LICENCE"))]
+    # A line on whose it is may stand in front.
+    begins = [" ".join(file.read_text().split()[:20]) for file in files]
+    return [known for title, known in KNOWN_TEXTS.items() for text in begins if title in text]
 
 
 def main() -> int:

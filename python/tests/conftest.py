@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from faults import Stall
 from PIL import Image
 from servers import RangeServer, SeaweedFS, find_weed
 
-# They run on a simulated driver, in a process of their own: `make test-gpu`.
-collect_ignore = ["gpu"]
+# On a simulated driver, and with vLLM, in processes and environments of their own: `make test-gpu`, `make test-vllm`.
+collect_ignore = ["gpu", "serving"]
 
 SHARDS, PER_SHARD = 3, 20
 
@@ -129,6 +131,7 @@ SMALL = {
 }
 
 OpenLoader = Callable[..., forebay.DataLoader]
+Mount = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -180,6 +183,28 @@ def s3(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Iterator[S
         for path in dataset.paths:
             server.put("photos", path.name, path)
         yield server
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a file system in memory, of so many bytes; unmounts it behind the test."""
+    mounted: list[Path] = []
+
+    def call(size: str) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        if any(why in done.stderr for why in ("must be superuser", "permission denied", "Operation not permitted")):
+            pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        mounted.append(folder)
+        return folder
+
+    yield call
+    for folder in mounted:
+        # Lazily: a loader that a failed test left open may still hold files.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def need_weed() -> None:

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import re
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import forebay
 import photos
 import pytest
 from children import Child, program
-from conftest import SMALL, Dataset, OpenLoader, samples_of, urls_of
+from conftest import SMALL, Dataset, Mount, OpenLoader, samples_of, urls_of
 from servers import RangeServer
-
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a file system in memory, of so many bytes; unmounts it behind the test."""
-    mounted: list[Path] = []
-
-    def call(size: str) -> Path:
-        folder = tmp_path / f"disk-{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-        if any(why in done.stderr for why in ("must be superuser", "permission denied", "Operation not permitted")):
-            pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
-        mounted.append(folder)
-        return folder
-
-    yield call
-    for folder in mounted:
-        # Lazily: a loader that a failed test left open may still hold files.
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_stops_admission_and_loses_no_sample(
