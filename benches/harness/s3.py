@@ -17,7 +17,7 @@ from .measure import Answer, Contender, LeftOut, execute
 from .place import Place, clear
 from .syncfs import syncfs
 
-BUCKET = "photos"
+BUCKET = "data"
 DOWNLOADS = ["rclone copy", "obstore"]
 
 
@@ -64,7 +64,7 @@ def downloads(place: Place, server: SeaweedFS, files: list[Path], folder: Path, 
     total = sum(file.stat().st_size for file in files)
     env = remote(server)
     copy = [
-        "rclone", "--config=", "copy", f"bench:{BUCKET}", str(folder), "--include=*.tar", "--transfers=16",
+        "rclone", "--config=", "copy", f"bench:{BUCKET}", str(folder), f"--include=*{files[0].suffix}", "--transfers=16",
         "--checkers=16", "--no-check-dest", "--fast-list",
     ]  # fmt: skip
     settings = {
