@@ -1,6 +1,7 @@
 //! Real servers for tests: started on loopback, ready by asking, ended with the value that stands for them.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -250,8 +251,21 @@ fn end(child: &mut Child) {
     drop(child.wait());
 }
 
-/// Ports that were free a moment ago, all different.
+/// Ports that were free a moment ago, all different, and below those that the system gives to connections (32,768 up):
+/// one of those may be taken before the server binds it.
 fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    const RANGE: std::ops::Range<u16> = 10_000..32_000;
+    // Servers that start at once look in different places.
+    let start = RandomState::new().hash_one(std::process::id());
+    let mut at = u16::try_from(start % RANGE.len() as u64).expect("below 22,000");
+    // Held until all are found, so that none is found twice.
+    let listeners = [(); COUNT].map(|()| {
+        loop {
+            at = (at + 1) % RANGE.len() as u16;
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", RANGE.start + at)) {
+                return listener;
+            }
+        }
+    });
     listeners.map(|listener| listener.local_addr().expect("a bound socket").port())
 }
