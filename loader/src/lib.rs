@@ -32,6 +32,7 @@ pub mod report;
 pub mod session;
 pub mod size;
 pub mod stats;
+pub mod stop;
 pub mod threads;
 pub mod trace;
 mod walk;

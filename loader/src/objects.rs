@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use forebay_cache::origin::{Origin, Origins, resolve};
 use forebay_cache::{ByteRange, Location, ObjectMeta};
@@ -12,6 +11,7 @@ use futures::TryStreamExt;
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
+use crate::stop::Stop;
 
 /// Stores as `storage_options` and the environment open them.
 #[derive(Debug)]
@@ -36,36 +36,35 @@ impl Objects {
     /// URLs of everything below a folder, by name. Of a store that knows no folders there is nothing below one that doesn't exist.
     ///
     /// # Errors
-    /// What the store answers, such as that there is no such bucket; [`Error::Closed`] once `stop` is set.
-    pub fn list(&self, folder: &str, stop: &AtomicBool) -> Result<Vec<String>> {
+    /// What the store answers, such as that there is no such bucket; [`Error::Closed`] once it is stopped.
+    pub fn list(&self, folder: &str, stop: &Stop) -> Result<Vec<String>> {
         let folder = Location::new(format!("{}/", resolve(folder)?.as_str().trim_end_matches('/')));
-        self.runtime.block_on(async {
+        self.runtime.block_on(stop.or(async {
             let mut listed = self.origins.list(&folder);
             let mut found = Vec::new();
             while let Some(object) = listed.try_next().await? {
-                going_on(stop)?;
                 if !object.location.as_str().ends_with('/') {
                     found.push(object.location.as_str().to_owned());
                 }
             }
             found.sort();
             Ok(found)
-        })
+        }))
     }
 
     /// Copies an object to a file, whole or not at all: it is written beside it first, and renamed over what stands there.
     ///
     /// # Errors
-    /// What the store answers or the disk; [`Error::Closed`] once `stop` is set.
-    pub fn copy(&self, url: &str, file: &Path, stop: &AtomicBool) -> Result<()> {
+    /// What the store answers or the disk; [`Error::Closed`] once it is stopped.
+    pub fn copy(&self, url: &str, file: &Path, stop: &Stop) -> Result<()> {
         let location = resolve(url)?;
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.part", std::process::id()));
         let part = file.with_file_name(name);
-        let copied = self.runtime.block_on(async {
+        let copied = self.runtime.block_on(stop.or(async {
             let object = self.origins.head(&location).await?;
-            self.write(&object, &part, stop).await
-        });
+            self.write(&object, &part).await
+        }));
         let copied =
             copied.and_then(|()| std::fs::rename(&part, file).map_err(|error| unwritable(file, &error)));
         if copied.is_err() {
@@ -75,20 +74,15 @@ impl Objects {
         copied
     }
 
-    async fn write(&self, object: &ObjectMeta, file: &Path, stop: &AtomicBool) -> Result<()> {
+    async fn write(&self, object: &ObjectMeta, file: &Path) -> Result<()> {
         let failed = |error| unwritable(file, &error);
         let mut written = File::create(file).map_err(failed)?;
         let mut bytes = Origin::get(&self.origins, object, ByteRange::new(0, object.size_bytes));
         while let Some(chunk) = bytes.try_next().await? {
-            going_on(stop)?;
             written.write_all(&chunk).map_err(failed)?;
         }
         Ok(())
     }
-}
-
-fn going_on(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
 }
 
 fn unwritable(file: &Path, error: &std::io::Error) -> Error {
@@ -114,7 +108,7 @@ mod tests {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
         let url = folder.path().to_str().unwrap();
-        let go = AtomicBool::new(false);
+        let go = Stop::default();
         let expected = ["a", "b", "sub/c"].map(|name| format!("file://{url}/{name}"));
         assert_eq!(objects().list(url, &go).unwrap(), expected);
         let missing = objects().list(&format!("{url}/none"), &go);
@@ -129,10 +123,12 @@ mod tests {
         std::fs::write(&from, &bytes).unwrap();
         let from = from.to_str().unwrap();
 
-        assert!(matches!(objects().copy(from, &to, &AtomicBool::new(true)), Err(Error::Closed)));
+        let stopped = Stop::default();
+        stopped.stop();
+        assert!(matches!(objects().copy(from, &to, &stopped), Err(Error::Closed)));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
 
-        objects().copy(from, &to, &AtomicBool::new(false)).unwrap();
+        objects().copy(from, &to, &Stop::default()).unwrap();
         assert!(std::fs::read(&to).unwrap() == bytes);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }

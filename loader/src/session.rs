@@ -173,6 +173,11 @@ impl Session {
         if self.pid == std::process::id() { Ok(()) } else { Err(forebay_cache::Error::Forked.into()) }
     }
 
+    /// The cache folder.
+    pub fn dir(&self) -> &Path {
+        &self.settings.dir
+    }
+
     /// The cache.
     pub fn cache(&self) -> &Cache {
         &self.cache

@@ -283,8 +283,7 @@ class Weights:
 
     def load(self, wanted: list[tuple[int, list[tuple[int, int]] | None]], ahead_bytes: int, leases: bool) -> Loading:
         """Starts to bring tensors (by number), or one range of indexes of each of their dimensions, to host memory; as
-        leases, to memory that is
-        used again when they are let go."""
+        leases, to memory that is used again when they are let go."""
 
     def load_onto(
         self,
@@ -294,9 +293,8 @@ class Weights:
         local_rank: int | None,
         budget: int | None,
     ) -> DeviceLoading:
-        """Starts to bring them to a device: to memory that the caller brings, or (`budget`, 0 for as much as they take)
-        to memory of
-        Forebay's."""
+        """Starts to bring them to a device: to memory that the caller brings, or (`budget`, 0 for as much as they take) to
+        memory of Forebay's."""
 
     def map(self, file: int) -> Array:
         """The bytes of a file, by its number, mapped: of a cached one once all of it is there and was checked."""
@@ -322,9 +320,8 @@ class Loading:
     """Groups of tensors on their way; made by `Weights.load`."""
 
     def next(self) -> tuple[Array, list[tuple[int, int, int]]] | None:
-        """The next group, waited for: its memory, and for each tensor its place among those asked for, its first byte
-        and its bytes. None behind the
-        last one."""
+        """The next group, waited for: its memory, and for each tensor its place among those asked for, its first byte and its
+        bytes. None behind the last one."""
 
     def close(self) -> None:
         """Stops what is on its way."""
@@ -334,14 +331,12 @@ class DeviceLoading:
     """Groups of tensors on their way to a device; made by `Weights.load_onto`."""
 
     def next(self) -> tuple[int, list[tuple[int, int, int]]] | None:
-        """The next group: its bytes, and for each tensor its place among those asked for, its first byte and its bytes.
-        None behind the last one. It
-        is to be filled before the next one is asked for."""
+        """The next group: its bytes, and for each tensor its place among those asked for, its first byte and its bytes. None
+        behind the last one. It is to be filled before the next one is asked for."""
 
     def fill(self, address: int, stream: int) -> None:
         """Fills the group into memory of the caller's on the same device: `address` has room for its bytes, and is the
-        caller's to write on that
-        stream."""
+        caller's to write on that stream."""
 
     def take(self) -> DeviceArray | None:
         """Fills the group into memory of Forebay's: an array of its bytes, None where it has none."""

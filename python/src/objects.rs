@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_loader::Result;
 use forebay_loader::objects::Objects;
 use pyo3::prelude::*;
 
-use crate::error::check;
-use crate::wait::interruptibly;
+use crate::wait::stoppable;
 
 /// URLs of everything below a folder, by name.
 #[pyfunction]
@@ -33,16 +29,4 @@ pub(crate) fn copy_objects(
         let objects = Objects::new(storage_options)?;
         files.iter().try_for_each(|(url, file)| objects.copy(url, file, stop))
     })
-}
-
-/// A call that ends early when its caller is interrupted.
-fn stoppable<T: Send + 'static>(
-    py: Python<'_>,
-    call: impl FnOnce(&AtomicBool) -> Result<T> + Send + 'static,
-) -> PyResult<T> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = stop.clone();
-    let result = interruptibly(py, move || call(&told), || Ok(()));
-    stop.store(true, Ordering::Release);
-    check(py, result?)
 }

@@ -1,11 +1,16 @@
 //! Waiting without the interpreter lock, and with an ear for Ctrl-C.
 
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use forebay_loader::Result;
+use forebay_loader::stop::Stop;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+use crate::error::check;
 
 /// Between two looks for signals: short enough that Ctrl-C feels immediate.
 pub(crate) const SLICE: Duration = Duration::from_millis(100);
@@ -44,4 +49,16 @@ pub(crate) fn interruptibly<T: Send + 'static>(
             }
         }
     }
+}
+
+/// A call that ends early when its caller is interrupted.
+pub(crate) fn stoppable<T: Send + 'static>(
+    py: Python<'_>,
+    call: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    let stop = Arc::new(Stop::default());
+    let told = stop.clone();
+    let result = interruptibly(py, move || call(&told), || Ok(()));
+    stop.stop();
+    check(py, result?)
 }

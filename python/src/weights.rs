@@ -9,8 +9,7 @@ use forebay_gpu::{Address, RawStream, Which};
 use forebay_loader::batch::Array as Data;
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE};
 use forebay_loader::weights::{
-    Bad, Budget, DeviceLoading as OnDevice, Loading as Inner, Onto, Settings, Step, Stop, Wanted,
-    Weights as Model,
+    Bad, Budget, DeviceLoading as OnDevice, Loading as Inner, Onto, Settings, Step, Wanted, Weights as Model,
 };
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -19,7 +18,7 @@ use crate::array;
 use crate::device_array::DeviceArray;
 use crate::error::{check, raise};
 use crate::fork::Owned;
-use crate::wait::{SLICE, interruptibly};
+use crate::wait::{SLICE, stoppable};
 
 /// An open model.
 #[pyclass(frozen, module = "forebay._forebay")]
@@ -139,8 +138,8 @@ impl Weights {
     fn prefetch(&self, py: Python<'_>, weights_only: bool) -> PyResult<(usize, u64, u32, u32, u32)> {
         let model = self.model(py)?;
         let brought = stoppable(py, move |stop| model.prefetch(weights_only, stop))?;
-        let blocks = (brought.present_blocks, brought.stored_blocks, brought.declined_blocks);
-        Ok((brought.files, brought.bytes, blocks.0, blocks.1, blocks.2))
+        let blocks = brought.blocks;
+        Ok((brought.files, brought.bytes, blocks.present, blocks.stored, blocks.declined))
     }
 
     /// Rereads the weights: bytes (checked, fetched, found no room, read without a checksum), and the bad blocks.
@@ -179,18 +178,6 @@ impl Weights {
             model.ok_or_else(|| forebay_loader::Error::State { message: "the weights are closed".into() }),
         )
     }
-}
-
-/// A call that ends early when its caller is interrupted.
-fn stoppable<T: Send + 'static>(
-    py: Python<'_>,
-    call: impl FnOnce(&Stop) -> forebay_loader::Result<T> + Send + 'static,
-) -> PyResult<T> {
-    let stop = Arc::new(Stop::default());
-    let told = stop.clone();
-    let result = interruptibly(py, move || call(&told), || Ok(()));
-    stop.stop();
-    check(py, result?)
 }
 
 fn wanted_of(wanted: Vec<(usize, Part)>) -> Vec<Wanted> {

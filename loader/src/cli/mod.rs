@@ -8,6 +8,7 @@ mod bench;
 mod doctor;
 mod evict;
 mod failure;
+mod fetched;
 mod index;
 mod interrupt;
 mod job;

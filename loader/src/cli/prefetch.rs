@@ -1,6 +1,5 @@
 //! `forebay prefetch`: brings shards into the cache before a job needs them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use forebay_cache::disk::Advice;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::fetched::Fetched;
 use super::interrupt::Interrupt;
 use super::output::{self, Report, count};
 use super::place::{CacheArguments, Place};
@@ -30,19 +30,10 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Serialize)]
-struct Fetched {
-    dir: PathBuf,
+struct Shards {
     shards: usize,
-    /// Of these shards.
-    bytes: u64,
-    present_blocks: u64,
-    stored_blocks: u64,
-    declined_blocks: u64,
-    origin_bytes: u64,
-    seconds: f64,
-    bytes_per_second: f64,
-    used_bytes: u64,
-    limit_bytes: u64,
+    #[serde(flatten)]
+    fetched: Fetched,
 }
 
 /// Numbers of shards: half-open ranges.
@@ -75,17 +66,10 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
     let fetched = place
         .run("what was fetched is kept: the same command goes on from there", fetch(&place, arguments))?;
     output::print(&fetched, json)?;
-    match fetched.declined_blocks {
-        0 => Ok(()),
-        declined => Err(Failure::Found(format!(
-            "{} found no room that may be freed in {}, or a disk that fails; give a larger --cache-limit, or see `forebay status`",
-            count(declined, "block"),
-            fetched.dir.display()
-        ))),
-    }
+    fetched.fetched.check()
 }
 
-async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Fetched, Failure> {
+async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Shards, Failure> {
     let cache = place.session.cache();
     let objects = select(place.shards(&arguments.sources).await?.objects, arguments.shards.as_ref())?;
     check_room(&objects, cache.stats().limit_bytes)?;
@@ -98,21 +82,9 @@ async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Fetched, Fail
     let (start, before) = (Instant::now(), cache.stats().origin_bytes);
     let done = whole::bring(cache, &objects, &|bytes| bar.inc(bytes)).await?;
     bar.finish_and_clear();
-    let (seconds, stats) = (start.elapsed().as_secs_f64(), cache.stats());
-    let origin_bytes = stats.origin_bytes - before;
-    Ok(Fetched {
-        dir: cache.status().await?.dir,
-        shards: objects.len(),
-        bytes,
-        present_blocks: done.present.into(),
-        stored_blocks: done.stored.into(),
-        declined_blocks: done.declined.into(),
-        origin_bytes,
-        seconds,
-        bytes_per_second: origin_bytes as f64 / seconds.max(1e-9),
-        used_bytes: stats.used_bytes,
-        limit_bytes: stats.limit_bytes,
-    })
+    let dir = cache.status().await?.dir;
+    let fetched = Fetched::new(dir, bytes, done, start, before, &cache.stats());
+    Ok(Shards { shards: objects.len(), fetched })
 }
 
 /// The shards that are wanted, each once: a shard that a dataset names twice is fetched once.
@@ -142,25 +114,9 @@ fn check_room(objects: &[Arc<ObjectMeta>], limit_bytes: u64) -> Result<(), Failu
     })
 }
 
-impl Report for Fetched {
+impl Report for Shards {
     fn text(&self) -> String {
-        let fetched = match self.origin_bytes {
-            0 => "all of it was there already".to_owned(),
-            bytes => format!(
-                "{} fetched in {:.1} s ({}/s)",
-                size::show(bytes),
-                self.seconds,
-                size::show(self.bytes_per_second as u64)
-            ),
-        };
-        format!(
-            "{} of {}: {fetched}; {} takes {} of {}",
-            count(self.shards as u64, "shard"),
-            size::show(self.bytes),
-            self.dir.display(),
-            size::show(self.used_bytes),
-            size::show(self.limit_bytes)
-        )
+        self.fetched.text(self.shards, "shard")
     }
 }
 

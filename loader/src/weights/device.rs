@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use forebay_cache::Lease;
@@ -55,7 +54,6 @@ pub enum Budget {
 /// Groups on their way to a device.
 #[derive(Debug)]
 pub struct DeviceLoading {
-    device: Arc<dyn Device>,
     staging: Staging,
     groups: VecDeque<Group>,
     wants: Arc<Vec<Want>>,
@@ -67,7 +65,7 @@ pub struct DeviceLoading {
     current: Option<(Group, u64, Option<DeviceSlab>)>,
     memory: Option<Arc<DeviceGround>>,
     reader: Arc<Reader>,
-    copied_bytes: Arc<AtomicU64>,
+    copied_bytes: u64,
     // Dropped last: what the slots were carved from.
     bridge: Arc<Bridge>,
 }
@@ -99,7 +97,7 @@ impl Weights {
         let wants = Arc::new(self.wants(wanted)?);
         let groups = groups(&wants, Placement::Device);
         let bridge = self.bridge(&onto.which)?;
-        let device = bridge.device.clone();
+        let device = &bridge.device;
         let memory = match onto.memory {
             None => None,
             Some(budget) => {
@@ -111,8 +109,8 @@ impl Weights {
                     Budget::All => all,
                     Budget::Bytes(bytes) => bytes.min(all),
                 };
-                let memory = DeviceMemory::new(&device, bytes.max(1))?;
-                Some(DeviceGround::of_weights(memory, &device)?)
+                let memory = DeviceMemory::new(device, bytes.max(1))?;
+                Some(DeviceGround::of_weights(memory, device)?)
             }
         };
         let (line, reads) = mpsc::channel(MOST_SLOTS);
@@ -133,8 +131,7 @@ impl Weights {
             Ok(())
         });
         Ok(DeviceLoading {
-            staging: Staging::new(&device)?,
-            device,
+            staging: Staging::new(device)?,
             groups: groups.into(),
             wants,
             reads,
@@ -143,7 +140,7 @@ impl Weights {
             current: None,
             memory,
             reader: self.reader.clone(),
-            copied_bytes: Arc::default(),
+            copied_bytes: 0,
             bridge,
         })
     }
@@ -216,7 +213,7 @@ impl DeviceLoading {
     /// Whatever reading gave; the driver's.
     #[allow(unsafe_code)]
     pub unsafe fn copy_to(&mut self, to: Address, stream: RawStream, time: Duration) -> Result<Step> {
-        self.go_on(time, |staging, bytes, offset, _| {
+        self.go_on(time, |staging, bytes, offset| {
             // SAFETY: as the caller promises.
             unsafe { staging.copy_to(bytes, to.offset(offset), stream) }
         })
@@ -229,51 +226,54 @@ impl DeviceLoading {
     pub fn copy(&mut self, time: Duration) -> Result<Step> {
         let Some(ground) = self.memory.clone() else { return Err(Error::Closed) };
         let Some((group, _, slab)) = &mut self.current else { return Err(Error::Closed) };
-        if slab.is_none() && group.bytes > 0 {
+        let (bytes, mut slab) = (group.bytes, slab.take());
+        if slab.is_none() {
             let memory = ground.memory();
             let freed = memory.freed();
-            *slab = memory.take(group.bytes, "a tensor, or small neighbours that share memory")?;
+            slab = memory.take(bytes, "a tensor, or small neighbours that share memory")?;
             if slab.is_none() {
                 self.staging.collect()?;
                 if memory.wait(freed, time.min(LOOK))? == Waited::Held {
                     let (used_bytes, _) = memory.used_bytes();
                     return Err(forebay_gpu::Error::OverBudget {
-                        device: self.device.facts().name.clone(),
+                        device: self.bridge.device.facts().name.clone(),
                         what: "the next tensors".into(),
-                        wanted_bytes: group.bytes,
+                        wanted_bytes: bytes,
                         limit_bytes: memory.limit_bytes(),
                         used_bytes,
                         advice: "let tensors go before you take further ones, or raise gpu_memory_limit",
                     }
                     .into());
                 }
-                return Ok(Step::More);
             }
         }
-        let step = self.go_on(time, |staging, bytes, offset, slab| match slab {
-            Some(slab) => staging.copy(bytes, slab, offset),
-            // Nothing is copied for a group without bytes, and every other has its memory by now.
-            None => unreachable!("a copy without a target"),
-        })?;
-        Ok(match step {
-            Step::Done(_) => Step::Done(self.array(&ground)?),
-            more => more,
-        })
+        let Some(mut slab) = slab else { return Ok(Step::More) };
+        match self.go_on(time, |staging, bytes, offset| staging.copy(bytes, &mut slab, offset))? {
+            Step::Done(_) => {
+                self.current = None;
+                Ok(Step::Done(Some(self.array(slab, ground)?)))
+            }
+            Step::More => {
+                if let Some((_, _, place)) = &mut self.current {
+                    *place = Some(slab);
+                }
+                Ok(Step::More)
+            }
+        }
     }
 
-    fn array(&mut self, ground: &Arc<DeviceGround>) -> Result<Option<DeviceArray>> {
-        let Some((_, _, Some(slab))) = self.current.take() else { return Ok(None) };
+    fn array(&self, slab: DeviceSlab, ground: Arc<DeviceGround>) -> Result<DeviceArray> {
         let ready = Arc::new(self.staging.mark()?);
         let bytes = slab.len() as usize;
-        let memory = Arc::new(Resident::plain(slab, ready, ground.clone()));
-        Ok(Some(DeviceArray { dtype: DType::U8, shape: vec![bytes], strides: vec![1], offset: 0, memory }))
+        let memory = Arc::new(Resident::plain(slab, ready, ground));
+        Ok(DeviceArray { dtype: DType::U8, shape: vec![bytes], strides: vec![1], offset: 0, memory })
     }
 
     /// Copies spans of the present group as they arrive.
     fn go_on(
         &mut self,
         time: Duration,
-        mut copy: impl FnMut(&mut Staging, Lease, u64, Option<&mut DeviceSlab>) -> forebay_gpu::Result<Arc<Event>>,
+        mut copy: impl FnMut(&mut Staging, Lease, u64) -> forebay_gpu::Result<Arc<Event>>,
     ) -> Result<Step> {
         let until = Instant::now() + time;
         while self.current.as_ref().is_some_and(|(_, left, _)| *left > 0) {
@@ -281,10 +281,11 @@ impl DeviceLoading {
             let (target, bytes) =
                 (span.target(), span.stripes.iter().map(|stripe| stripe.bytes()).sum::<u64>());
             let read = if span.is_one() { read } else { self.packed(&span, &read)? };
-            self.copied_bytes.fetch_add(read.len() as u64, Relaxed);
-            let Some((_, left, slab)) = &mut self.current else { break };
-            copy(&mut self.staging, read, target.start, slab.as_mut())?;
-            *left = left.saturating_sub(bytes);
+            self.copied_bytes += read.len() as u64;
+            copy(&mut self.staging, read, target.start)?;
+            if let Some((_, left, _)) = &mut self.current {
+                *left = left.saturating_sub(bytes);
+            }
         }
         Ok(Step::Done(None))
     }
@@ -356,11 +357,11 @@ impl DeviceLoading {
 
     /// Bytes that were handed to the bus.
     pub fn copied_bytes(&self) -> u64 {
-        self.copied_bytes.load(Relaxed)
+        self.copied_bytes
     }
 
     /// The device, as it names itself.
     pub fn device(&self) -> &str {
-        &self.device.facts().name
+        &self.bridge.device.facts().name
     }
 }

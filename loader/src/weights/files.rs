@@ -13,10 +13,10 @@ use super::find::is_pickle;
 use super::model::{File, Weights};
 use super::pins::Pin;
 use super::source::Source;
-use super::stop::Stop;
 use super::whole::{Held, Shown};
 use crate::error::{Error, Result};
 use crate::session::Session;
+use crate::stop::Stop;
 use crate::whole::{self, TooLarge};
 
 /// Blocks that are checked at once: reads of a disk that is busy, in memory that is bounded.
@@ -42,12 +42,8 @@ pub struct Brought {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Blocks that were there already.
-    pub present_blocks: u32,
-    /// Blocks that were fetched and written.
-    pub stored_blocks: u32,
-    /// Blocks that found no room that may be freed, or a sick disk.
-    pub declined_blocks: u32,
+    /// What became of their blocks.
+    pub blocks: Prefetched,
 }
 
 /// What a check found.
@@ -150,13 +146,11 @@ impl Weights {
             forebay_cache::Error::QuotaTooSmall { limit_bytes, needed_bytes, what }
         })?;
         objects.iter().for_each(|object| self.beside.pin(session, object));
-        let Prefetched { present, stored, declined } = whole::bring(cache, &objects, brought).await?;
+        let blocks = whole::bring(cache, &objects, brought).await?;
         Ok(Brought {
             files: objects.len(),
             bytes: objects.iter().map(|object| object.size_bytes).sum(),
-            present_blocks: present,
-            stored_blocks: stored,
-            declined_blocks: declined,
+            blocks,
         })
     }
 
@@ -241,7 +235,8 @@ async fn check_block(cache: &Cache, file: &File, object: &Arc<ObjectMeta>, block
     Ok(found)
 }
 
-/// Fetches bad blocks again. Until their space is given back nothing can be written there: that is waited for, a while.
+/// Fetches bad blocks again. Until their space is given back nothing can be written there: that is waited for, a while. Who gives it back may
+/// be another process, whose owner's protocol has no word for it: it is asked again.
 pub(super) async fn mend(cache: &Cache, object: &Arc<ObjectMeta>, range: ByteRange) -> Result<Prefetched> {
     for _ in 0..MENDS {
         let done = cache.prefetch(object, range).await?;

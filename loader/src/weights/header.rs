@@ -6,7 +6,7 @@
 //! What safetensors refuses is refused here, by the same class of error, and what it lets through although it can't be meant: names that stand
 //! twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -150,8 +150,6 @@ pub struct Header {
     pub tensors: Vec<Tensor>,
     /// `__metadata__`; none where there is none.
     pub metadata: Option<BTreeMap<String, String>>,
-    /// By name, their places in `tensors`.
-    places: HashMap<String, usize>,
 }
 
 impl Header {
@@ -201,13 +199,7 @@ impl Header {
         if data + end != file_bytes {
             return Err(HeaderError::Incomplete { end: data + end, file_bytes });
         }
-        let places = read.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
-        Ok(Self { tensors: read, metadata, places })
-    }
-
-    /// The tensor of this name.
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.places.get(name).map(|&at| &self.tensors[at])
+        Ok(Self { tensors: read, metadata })
     }
 
     /// Bytes of all tensors.
@@ -369,8 +361,8 @@ mod tests {
         let listed: Vec<_> =
             header.tensors.iter().map(|tensor| (&*tensor.name, tensor.range.start - data)).collect();
         assert_eq!(listed, [("a", 0), ("b", 8), ("none", 20), ("tiny", 20)]);
-        assert_eq!((header.get("b").unwrap().dtype, header.get("b").unwrap().bytes()), (Dtype::BF16, 12));
-        assert_eq!((header.get("c"), header.data_bytes()), (None, 23));
+        assert_eq!((header.tensors[1].dtype, header.tensors[1].bytes()), (Dtype::BF16, 12));
+        assert_eq!(header.data_bytes(), 23);
         assert_eq!(header.metadata.unwrap()["format"], "pt");
         assert_eq!(parse("{}", 0).unwrap().tensors, []);
     }
@@ -462,7 +454,7 @@ mod tests {
             let header = parse(&json, end).unwrap();
             prop_assert_eq!(header.data_bytes(), end);
             for (name, dtype, shape, range) in entries {
-                let tensor = header.get(&name).unwrap();
+                let tensor = header.tensors.iter().find(|tensor| tensor.name == name).unwrap();
                 let data = LENGTH_BYTES + json.len() as u64;
                 prop_assert_eq!((tensor.dtype, &tensor.shape, tensor.range.clone()), (dtype, &shape, data + range.start..data + range.end));
             }

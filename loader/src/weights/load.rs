@@ -35,21 +35,13 @@ pub(super) struct Reader {
 
 /// Where tensors' memory is mapped: all of it at once, or, where there is no room, each group by itself.
 #[derive(Clone, Debug)]
-struct Memory(Option<Sheet>);
+struct Space(Option<Sheet>);
 
-impl Memory {
-    fn of(bytes: usize) -> Self {
+impl Space {
+    /// A system that promises less than it may be asked for refuses a large model here.
+    fn of(sheet: forebay_cache::Result<Sheet>) -> Self {
         Self(
-            Sheet::new(bytes)
-                .inspect_err(|error| tracing::debug!(%error, "each group of tensors is mapped by itself"))
-                .ok(),
-        )
-    }
-
-    /// Memory that is used again.
-    fn lent(bytes: usize) -> Self {
-        Self(
-            Sheet::lent(bytes)
+            sheet
                 .inspect_err(|error| tracing::debug!(%error, "each group of tensors is mapped by itself"))
                 .ok(),
         )
@@ -149,17 +141,18 @@ impl Reader {
                 let all = groups.iter().map(|group| reader.bytes(group)).sum();
                 // One that is read, and one in the consumer's hands.
                 let ahead_bytes = usize::try_from(ahead_bytes).unwrap_or(usize::MAX).saturating_mul(2);
-                let sheet = if leases { Memory::lent(ahead_bytes.min(all)) } else { Memory::of(all) };
+                let sheet = if leases { Sheet::lent(ahead_bytes.min(all)) } else { Sheet::new(all) };
+                let space = Space::of(sheet);
                 for group in groups {
                     let taken = u32::try_from(group.bytes / KIB).unwrap_or(u32::MAX).min(most);
                     let permit = ahead.clone().acquire_many_owned(taken).await.map_err(|_| Error::Closed)?;
-                    let (reader, wants, slots, sheet) =
-                        (reader.clone(), wants.clone(), slots.clone(), sheet.clone());
+                    let (reader, wants, slots, space) =
+                        (reader.clone(), wants.clone(), slots.clone(), space.clone());
                     // Its first read is asked for before the next group's.
                     let turn = reader.reads.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
                     let handle = reader.handle.clone();
                     let group = Task::spawn(&handle, async move {
-                        reader.group(group, &wants, slots, &sheet, turn).await
+                        reader.group(group, &wants, slots, &space, turn).await
                     });
                     if line.send(Started { group, _ahead: permit }).await.is_err() {
                         break;
@@ -184,17 +177,17 @@ impl Reader {
         group: Group,
         wants: &[Want],
         slots: Option<Slots>,
-        sheet: &Memory,
+        space: &Space,
         turn: OwnedSemaphorePermit,
     ) -> Result<Loaded> {
         let memory = match (&group.range, slots) {
             _ if group.bytes == 0 => Lease::from_vec(Vec::new()),
             (Some(range), _) => {
-                self.in_place(group.file, ByteRange::new(range.start, range.end), sheet, turn).await?
+                self.in_place(group.file, ByteRange::new(range.start, range.end), space, turn).await?
             }
             (None, Some(slots)) => {
                 drop(turn);
-                self.gathered(&group, wants, &slots, sheet).await?
+                self.gathered(&group, wants, &slots, space).await?
             }
             (None, None) => return Err(Error::Closed),
         };
@@ -207,13 +200,13 @@ impl Reader {
         self: &Arc<Self>,
         file: usize,
         range: ByteRange,
-        sheet: &Memory,
+        space: &Space,
         turn: OwnedSemaphorePermit,
     ) -> Result<Lease> {
         let object = self.files[file].object();
         let parts: Vec<ByteRange> =
             range.blocks().map(|index| range.intersect(object.block_range(index))).collect();
-        let pieces = Arc::new(sheet.pieces(&parts.iter().map(whole).collect::<Vec<_>>())?);
+        let pieces = Arc::new(space.pieces(&parts.iter().map(whole).collect::<Vec<_>>())?);
         let (mut reading, mut turn) = (JoinSet::new(), Some(turn));
         for (number, part) in parts.iter().copied().enumerate() {
             let turn = match turn.take() {
@@ -250,10 +243,10 @@ impl Reader {
         group: &Group,
         wants: &[Want],
         slots: &Slots,
-        sheet: &Memory,
+        space: &Space,
     ) -> Result<Lease> {
         let bytes = usize::try_from(group.bytes).unwrap_or(usize::MAX);
-        let pieces = sheet.pieces(&[bytes])?;
+        let pieces = space.pieces(&[bytes])?;
         let mut memory = pieces.region(0).allocate(bytes).await?;
         let mut reading = JoinSet::new();
         let place = |ended: Result<Result<(Span, Lease)>, _>, memory: &mut [u8]| {

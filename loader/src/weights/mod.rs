@@ -15,7 +15,6 @@ mod pins;
 pub mod slice;
 mod slots;
 mod source;
-mod stop;
 mod whole;
 
 pub use device::{Budget, Coming, DeviceLoading, Onto, Step};
@@ -26,4 +25,3 @@ pub use layout::Member;
 pub use load::{Loaded, Loading};
 pub use model::{File, Settings, Wanted, Weights};
 pub use source::Came;
-pub use stop::Stop;

@@ -20,10 +20,10 @@ use super::pins::Pin;
 use super::slice::Part;
 use super::slots::{SLOT_BYTES, Slots};
 use super::source::{Came, LocalFile, Source};
-use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::options::CacheSettings;
 use crate::session::{Session, loaders_bytes};
+use crate::stop::Stop;
 
 /// Headers that are read at once.
 const HEADERS_AT_ONCE: usize = 16;
@@ -51,7 +51,6 @@ pub struct Settings {
 pub struct Weights {
     files: Vec<File>,
     tensors: Vec<Place>,
-    names: HashMap<String, usize>,
     pub(super) reader: Arc<Reader>,
     pub(super) ground: Ground,
     pub(super) folder: Option<Folder>,
@@ -129,6 +128,11 @@ impl Ground {
     /// An error in a forked child, where none of the threads exist.
     pub(super) fn check_process(&self) -> Result<()> {
         if self.pid == std::process::id() { Ok(()) } else { Err(forebay_cache::Error::Forked.into()) }
+    }
+
+    /// Runs `work` on the calling thread, to its end or until it is stopped.
+    pub(super) fn until<T>(&self, stop: &Stop, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.handle.block_on(stop.or(work))
     }
 
     async fn source(&self, location: &Location) -> Result<Source> {
@@ -243,7 +247,6 @@ impl Weights {
         Ok(Self {
             files,
             tensors,
-            names,
             reader,
             ground,
             folder,
@@ -281,11 +284,6 @@ impl Weights {
     /// Its tensors, in the order of files and of bytes in them, with the number of the file that each is in.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (usize, &Tensor)> {
         self.tensors.iter().map(|place| (place.file, &self.files[place.file].header.tensors[place.tensor]))
-    }
-
-    /// The number of the tensor of this name.
-    pub fn find_tensor(&self, name: &str) -> Option<usize> {
-        self.names.get(name).copied()
     }
 
     /// Bytes of its tensors.

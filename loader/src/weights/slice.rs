@@ -156,15 +156,6 @@ impl Part {
     }
 }
 
-/// What a rank has of a dimension that is shared out: rank `r` of `w` has the indexes from `r·n/w` on, rounded down, so that all are somebody's
-/// and no two differ by more than one.
-pub fn rank_range(size: u64, rank: u64, world: u64) -> Range<u64> {
-    let at = |rank: u64| {
-        u64::try_from(u128::from(size) * u128::from(rank) / u128::from(world.max(1))).unwrap_or(size)
-    };
-    at(rank)..at(rank + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -219,18 +210,6 @@ mod tests {
                 prop_assert!(stripe.from >= last, "in the file's order");
                 last = stripe.end();
             }
-        }
-
-        #[test]
-        fn ranks_share_a_dimension_out_without_gaps(size in 0u64..1000, world in 1u64..40) {
-            let mut at = 0;
-            for rank in 0..world {
-                let range = rank_range(size, rank, world);
-                prop_assert_eq!(range.start, at);
-                prop_assert!(range.end - range.start >= size / world && range.end - range.start <= size.div_ceil(world));
-                at = range.end;
-            }
-            prop_assert_eq!(at, size);
         }
     }
 

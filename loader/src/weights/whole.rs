@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use forebay_cache::origin::{local_path, resolve};
 use forebay_cache::share::{View, Whole};
+use forebay_cache::stats::DiskState;
 use forebay_cache::{Lease, Location, ObjectMeta};
 
 use super::files::{fetch_whole, mend};
 use super::find::{is_inside, parent, within};
 use super::model::Weights;
 use super::source::Source;
-use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::session::Session;
+use crate::stop::Stop;
 use crate::whole::{TooLarge, check_room};
 
 /// How often a cached file that turns out to be bad is fetched again.
@@ -126,9 +127,24 @@ impl Weights {
         check_room(std::slice::from_ref(object), limit_bytes)
             .map_err(|TooLarge { needed_bytes, .. }| too_small(needed_bytes))?;
         self.beside.pin(session, object);
+        let fails = |what: String| {
+            let (path, source) = (session.dir().to_owned(), std::io::Error::other("see `forebay verify`"));
+            let what = format!("{what}; suspect its disk");
+            Error::Cache(forebay_cache::Error::CacheDir { path, what, source: Arc::new(source) })
+        };
         for _ in 0..ATTEMPTS {
-            fetch_whole(cache, object).await?;
-            let Some(whole) = cache.whole(object).await?.map(Arc::new) else { continue };
+            let done = fetch_whole(cache, object).await?;
+            let Some(whole) = cache.whole(object).await?.map(Arc::new) else {
+                match (done.declined, cache.stats().disk_state) {
+                    // Something went between the two calls.
+                    (0, _) => continue,
+                    // What is pinned or held beside it leaves no room.
+                    (_, DiskState::Healthy) => {
+                        return Err(too_small(limit_bytes.saturating_add(object.size_bytes)).into());
+                    }
+                    _ => return Err(fails(format!("{} can't be kept there whole", object.location))),
+                }
+            };
             let mapped = whole.map(Arc::new(()))?;
             let of_check = whole.clone();
             let check = self.ground.handle.spawn_blocking(move || of_check.mismatch(&mapped));
@@ -143,8 +159,7 @@ impl Weights {
             cache.recheck(block).await?;
             mend(cache, object, object.block_range(block.index)).await?;
         }
-        // What others hold leaves no room, or the disk fails.
-        Err(too_small(limit_bytes.saturating_add(object.size_bytes)).into())
+        Err(fails(format!("{} was bad or gone there {ATTEMPTS} times", object.location)))
     }
 }
 

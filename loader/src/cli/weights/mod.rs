@@ -14,7 +14,8 @@ use super::failure::Failure;
 use super::interrupt::Interrupt;
 use super::place::{CacheArguments, default_limit};
 use crate::report::Reporter;
-use crate::weights::{Settings, Stop, Weights};
+use crate::stop::Stop;
+use crate::weights::{Settings, Weights};
 
 /// How often Ctrl-C is looked for while something is waited for.
 const SLICE: Duration = Duration::from_millis(100);

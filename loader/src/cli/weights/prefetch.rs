@@ -1,16 +1,15 @@
 //! `forebay weights prefetch`: brings a model into the cache before a process needs it.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::super::failure::Failure;
+use super::super::fetched::Fetched;
 use super::super::interrupt::Interrupt;
-use super::super::output::{self, Report, count};
+use super::super::output::{self, Report};
 use super::{Model, ModelArguments};
-use crate::size;
 use crate::weights::Brought;
 
 /// Bring all files of a model into the cache: the weights and, of a folder, tokenizers, configurations, compile caches: every file that
@@ -25,20 +24,10 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Serialize)]
-struct Fetched {
-    dir: PathBuf,
+struct Files {
     files: usize,
-    /// Of these files.
-    bytes: u64,
-    /// With those that were read for the headers.
-    present_blocks: u32,
-    stored_blocks: u32,
-    declined_blocks: u32,
-    origin_bytes: u64,
-    seconds: f64,
-    bytes_per_second: f64,
-    used_bytes: u64,
-    limit_bytes: u64,
+    #[serde(flatten)]
+    fetched: Fetched,
 }
 
 pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> Result<(), Failure> {
@@ -58,31 +47,13 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
     };
     let fetched = model.run("what was fetched is kept: the same command goes on from there", fetch);
     bar.finish_and_clear();
-    let (Brought { files, bytes, present_blocks, stored_blocks, declined_blocks }, dir) =
+    let (Brought { files, bytes, blocks }, dir) =
         fetched.map_err(|failure| roomier(failure, arguments.weights_only))?;
-    let (seconds, stats) = (start.elapsed().as_secs_f64(), cache.stats());
-    let report = Fetched {
-        dir,
-        files,
-        bytes,
-        present_blocks,
-        stored_blocks,
-        declined_blocks,
-        origin_bytes: stats.origin_bytes,
-        seconds,
-        bytes_per_second: stats.origin_bytes as f64 / seconds.max(1e-9),
-        used_bytes: stats.used_bytes,
-        limit_bytes: stats.limit_bytes,
-    };
+    // With what was read for the headers.
+    let fetched = Fetched::new(dir, bytes, blocks, start, 0, &cache.stats());
+    let report = Files { files, fetched };
     output::print(&report, json)?;
-    match declined_blocks {
-        0 => Ok(()),
-        declined => Err(Failure::Found(format!(
-            "{} found no room that may be freed in {}, or a disk that fails; give a larger --cache-limit, or see `forebay status`",
-            count(declined.into(), "block"),
-            report.dir.display()
-        ))),
-    }
+    report.fetched.check()
 }
 
 /// Says what else would fit.
@@ -96,26 +67,8 @@ fn roomier(failure: Failure, weights_only: bool) -> Failure {
     }
 }
 
-impl Report for Fetched {
+impl Report for Files {
     fn text(&self) -> String {
-        let fetched = match (self.stored_blocks, self.origin_bytes) {
-            (0, 0) => "all of it was there already".to_owned(),
-            // Another process owns the folder, and fetched them.
-            (stored, 0) => format!("{} fetched in {:.1} s", count(stored.into(), "block"), self.seconds),
-            (_, bytes) => format!(
-                "{} fetched in {:.1} s ({}/s)",
-                size::show(bytes),
-                self.seconds,
-                size::show(self.bytes_per_second as u64)
-            ),
-        };
-        format!(
-            "{} of {}: {fetched}; {} takes {} of {}",
-            count(self.files as u64, "file"),
-            size::show(self.bytes),
-            self.dir.display(),
-            size::show(self.used_bytes),
-            size::show(self.limit_bytes)
-        )
+        self.fetched.text(self.files, "file")
     }
 }
