@@ -28,6 +28,17 @@ def wait():
 cache, *urls = sys.argv[1:]
 """
 
+# A thread that begins when it is told; each of its turns asks for the interpreter's lock, and with the last one the process ends.
+COUNTING = """
+def count():
+    wait()
+    for _ in range(1000):
+        time.sleep(0)
+    say("counted")
+    os._exit(0)
+threading.Thread(target=count).start()
+"""
+
 # What tells that processes are ranks of one job: a test sets what it is about.
 JOB_VARIABLES = (
     "RANK",

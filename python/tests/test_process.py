@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import Child, run
+from children import COUNTING, Child, run
 from conftest import Dataset, urls_of
 from faults import Stall, times_fetched
 from servers import RangeServer
@@ -144,17 +144,8 @@ os.waitpid(child, 0)
 def test_other_python_threads_run_while_a_loader_waits(
     http: RangeServer, stall: Stall, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """The thread begins to count when the origin has stalled, and each of its turns asks for the interpreter's lock."""
-    code = """
-def count():
-    wait()
-    for _ in range(1000):
-        time.sleep(0)
-    say("counted")
-    os._exit(0)
-threading.Thread(target=count).start()
-next(iter(open_loader(urls, cache)))
-"""
+    """The thread begins to count when the origin has stalled."""
+    code = COUNTING + "next(iter(open_loader(urls, cache)))"
     with Child(code, tmp_path, *urls_of(http, dataset)) as child:
         assert stall.begun.wait(60)
         child.tell()

@@ -212,6 +212,7 @@ def pull_files(
         one folder.
     """
     if not _is_remote(model_path):
+        # The class that theirs raises: programs catch it to tell local models from remote ones.
         raise NotImplementedError(
             f"{model_path} is a local path: there is nothing to pull; give a URL such as s3://models/llama/"
         )

@@ -183,24 +183,20 @@ class Weights:
             names: Those that are wanted. Default: all.
             device: Where they go: "cpu", "cuda", "cuda:1", a GPU's number, a torch.device.
             framework: "pt" for torch tensors, "np" for numpy arrays, "dlpack" for `forebay.DeviceArray`s on a GPU.
-            slices: Of which tensors a part is wanted: {name: (dimension, rank, world)}, or a function of (name, shape,
-                dtype) that
-                gives that or None. Rank r of w gets the indexes from r*n//w to (r+1)*n//w of a dimension of n. Of contiguous rows
-                only their own bytes are read.
-            owned: False gives leases: tensors whose memory is used again once they are let go, on a GPU behind what is
-                queued then on
-                the stream that took them. For tensors that are copied somewhere and dropped.
-            gpu_memory_limit: With owned=False or "dlpack", most bytes of the GPU's memory for them, taken at once.
-                Default: what all
-                of them take.
+            slices: Of which tensors a part is wanted: {name: (dimension, rank, world)}, or a function of (name, shape, dtype)
+                that gives that or None. Rank r of w gets the indexes from r*n//w to (r+1)*n//w of a dimension of n. Of
+                contiguous rows only their own bytes are read.
+            owned: False gives leases: tensors whose memory is used again once they are let go, on a GPU behind what is queued
+                then on the stream that took them. For tensors that are copied somewhere and dropped.
+            gpu_memory_limit: With owned=False or "dlpack", most bytes of the GPU's memory for them, taken at once. Default:
+                what all of them take.
             mmap: True gives tensors over the files themselves, mapped into host memory: nothing is copied, and bytes are read as
                 they are touched. A cached file is brought into the cache whole, checked once, and stays there as long as a tensor
                 of it lives; a local one must not be changed meanwhile. Writing to a tensor changes memory of this process and
                 never the file. Of cached files a forked child has no tensors: touching one ends it.
 
-        Tensors are the caller's: C-contiguous, writable, never overwritten. Neighbours of less than 1 MiB may share up
-        to 8 MiB of
-        memory, freed with the last of them.
+        Tensors are the caller's: C-contiguous, writable, never overwritten. Neighbours of less than 1 MiB may share up to 8
+        MiB of memory, freed with the last of them.
         """
         return self._stream(names, device, framework, slices, owned, gpu_memory_limit, _AHEAD_BYTES, mmap)
 
@@ -341,21 +337,17 @@ def open(url: Source | Iterable[Source], **options: Any) -> Weights:
     """Opens a model: notes the version of each file, and reads and checks their headers.
 
     Args:
-        url: A .safetensors file, a folder or prefix with such files, or their *.safetensors.index.json; or a list of
-            files. URLs (s3://, gs://,
-            az://, http(s)://) or paths. Of a folder with an index, the files that it names.
+        url: A .safetensors file, a folder or prefix with such files, or their *.safetensors.index.json; or a list of files.
+            URLs (s3://, gs://, az://, http(s)://) or paths. Of a folder with an index, the files that it names.
         cache_dir: Folder for blocks on NVMe, shared by every process that names it. Default: FOREBAY_CACHE_DIR, or
-            forebay/data in
-            the user's cache folder. Local files are read where they lie, unless it is given.
+            forebay/data in the user's cache folder. Local files are read where they lie, unless it is given.
         cache_limit: Most bytes that cache_dir may take ("20GB", "500GiB" or a number), for all its processes together.
         host_memory_limit: Most bytes of memory for data on its way; tensors come on top.
         storage_options: Options of the object store: endpoint, region, keys. What is missing is found as the cloud's own
-            tools find
-            it.
+            tools find it.
 
-    Raises: `SafetensorError` for a file or an index that isn't what it should be, `NotFoundError` (a FileNotFoundError),
-    and whatever the
-    store and the cache raise, all under `forebay.Error`.
+    Raises: `SafetensorError` for a file or an index that isn't what it should be, `NotFoundError` (a FileNotFoundError), and
+    whatever the store and the cache raise, all under `forebay.Error`.
     """
     return Weights(url, **options)
 
@@ -372,9 +364,8 @@ def stream(
     names: Iterable[str] | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, Any]]:
-    """All tensors of a model with their names, in the order of files and of bytes in them, as they arrive:
-    `Weights.stream` of what
-    `open` opens."""
+    """All tensors of a model with their names, in the order of files and of bytes in them, as they arrive: `Weights.stream`
+    of what `open` opens."""
     weights = open(url, **options)
     try:
         tensors = weights.stream(
@@ -422,8 +413,7 @@ def load_model(
     """Loads a file, folder or index into a torch module, as `safetensors.torch.load_model` does.
 
     Returns the names that the module has and the files don't, and those that the files have and the module doesn't. With
-    `strict` either
-    is a RuntimeError. Names that share memory in the module need one of them in the files.
+    `strict` either is a RuntimeError. Names that share memory in the module need one of them in the files.
     """
     state = load_file(filename, device=device, backend=backend, **options)
     missing, unexpected = _parallel.load_into(model, state)

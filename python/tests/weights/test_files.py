@@ -177,6 +177,8 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_fetched(folder:
     with forebay.weights.open(folder, **cached(tmp_path)) as weights:
         with pytest.raises(forebay.ConfigError, match="cache_limit"):
             weights.prefetch()
+        with pytest.raises(forebay.ConfigError, match=r"cache_limit.*large\.gguf"):
+            weights.path("large.gguf")
         assert weights.prefetch(weights_only=True).declined_blocks == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, program, run
+from children import COUNTING, Child, program, run
 from conftest import wait_for
 from faults import Held, times_fetched
 from forebay import weights
@@ -411,17 +411,8 @@ def test_another_limit_of_a_folder_that_is_open_is_refused(model: Model, tmp_pat
 def test_other_python_threads_run_while_weights_are_waited_for(
     origin: RangeServer, model: Model, tmp_path: Path
 ) -> None:
-    """The thread begins to count when the origin has stalled, and each of its turns asks for the interpreter's lock."""
-    code = """
-def count():
-    wait()
-    for _ in range(1000):
-        time.sleep(0)
-    say("counted")
-    os._exit(0)
-threading.Thread(target=count).start()
-weights.load_file(urls, **settings)
-"""
+    """The thread begins to count when the origin has stalled."""
+    code = COUNTING + "weights.load_file(urls, **settings)"
     held = Held(origin, after=1000)
     with Child(SETTINGS + code, tmp_path, *urls_of(origin, model)) as child:
         assert held.begun.wait(60)
