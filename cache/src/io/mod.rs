@@ -10,6 +10,7 @@ mod hold;
 mod mmap;
 mod probe;
 mod queue;
+mod resident;
 mod transfer;
 mod uring;
 
@@ -27,6 +28,7 @@ pub use file::{Alignment, IoFile};
 pub use hold::Held;
 pub use mmap::{Children, map};
 pub use probe::{ENGINE_VARIABLE, Report, open, open_with};
+pub use resident::resident_bytes;
 pub use uring::{Options, Uring};
 
 /// What moves bytes between files and slabs. Dropping it waits until everything submitted is done.

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::region::Region;
+use super::slab::Slab;
 use crate::error::{Error, Result};
 
 /// Makes a mapping known to a device: pins it where it lies, unpins it before it is unmapped.
@@ -174,16 +175,6 @@ impl Arena {
         }
     }
 
-    /// Makes the pages of a part resident, as far as the kernel can (Linux 5.14).
-    pub(super) fn populate(&self, offset: usize, len: usize) {
-        let start = self.ground.at(offset).as_ptr().cast();
-        // SAFETY: the part is mapped, and populating changes no byte of it.
-        let advised = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxPopulateWrite) };
-        if let Err(refused) = advised {
-            tracing::trace!(%refused, "pages are made resident by whoever writes first");
-        }
-    }
-
     /// What is given back from now on stays resident.
     pub(super) fn keep_pages(&self) {
         self.ground.keeps_pages.store(true, Relaxed);
@@ -286,6 +277,16 @@ pub(super) fn cut(free: &mut Vec<(usize, usize)>, at: usize, len: usize) -> (usi
 }
 
 impl Ground {
+    /// Makes these bytes' pages resident, as far as the kernel can (Linux 5.14).
+    pub(super) fn populate(bytes: &Slab) {
+        let (start, len) = (bytes.as_ptr().cast_mut().cast(), bytes.capacity());
+        // SAFETY: the slab is mapped, and populating changes no byte of it.
+        let advised = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxPopulateWrite) };
+        if let Err(refused) = advised {
+            tracing::trace!(%refused, "pages are made resident by whoever writes first");
+        }
+    }
+
     /// Where in the mapping these bytes lie; none where they lie outside it.
     pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
         let (start, at) = (self.mapping.start.as_ptr() as usize, bytes.as_ptr() as usize);

@@ -70,14 +70,6 @@ impl Pieces {
         &self.regions[piece]
     }
 
-    /// Makes the pages of a piece resident, on this thread: otherwise whoever writes first does, one page at a time, and that may be the one
-    /// thread that submits reads.
-    pub fn populate(&self, piece: usize) {
-        for &(offset, len) in self.regions[piece].parts() {
-            self.arena.populate(offset, len);
-        }
-    }
-
     /// Makes what was read for a piece this memory's: it lies there already, or it is copied to `head` bytes behind the piece's start.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub(super) const PAGE: usize = 4096;
 #[derive(Clone)]
 pub struct Region {
     shared: Arc<Shared>,
+    populates: bool,
 }
 
 /// The region itself, which its slabs hold on to.
@@ -50,7 +51,14 @@ impl Region {
         parts.iter().for_each(|&(offset, len)| give_back(&mut state.free, offset, len));
         Self {
             shared: Arc::new(Shared { what, ground, parts, empty: Notify::new(), state: Mutex::new(state) }),
+            populates: false,
         }
+    }
+
+    /// The same memory; what [`Self::allocate`] gives of it is made resident first, on the thread that asked. Otherwise whoever writes first
+    /// does that, a page at a time, and it may be the one thread that submits reads.
+    pub fn populating(&self) -> Self {
+        Self { shared: self.shared.clone(), populates: true }
     }
 
     /// Gives back to the arena what is free now, and what is used as soon as it is let go: nothing is allocated from here any more.
@@ -67,6 +75,14 @@ impl Region {
 
     /// Waits in line for `bytes` (rounded up to pages). An error where the region is smaller than that.
     pub async fn allocate(&self, bytes: usize) -> Result<Slab> {
+        let slab = self.in_line(bytes).await?;
+        if self.populates {
+            Ground::populate(&slab);
+        }
+        Ok(slab)
+    }
+
+    async fn in_line(&self, bytes: usize) -> Result<Slab> {
         let pages = self.pages(bytes)?;
         let mut place = {
             let mut state = self.shared.state.lock();

@@ -1,0 +1,65 @@
+//! What of a file the kernel has in memory.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use crate::object::ByteRange;
+
+/// `cachestat` (Linux 6.5), on every 64-bit architecture; the C library has no function for it.
+const CACHESTAT: libc::c_long = 451;
+const PAGE: u64 = 4096;
+
+/// Its argument, as the kernel's <linux/mman.h> has it.
+#[repr(C)]
+struct Range {
+    offset: u64,
+    len: u64,
+}
+
+/// Its answer, in pages.
+#[repr(C)]
+#[derive(Default)]
+struct Found {
+    cached: u64,
+    dirty: u64,
+    written_back: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// How many bytes of `range` are in the page cache. Asking brings nothing there, as even a read that must not wait does: that starts to read
+/// ahead. None where the kernel, or a filter of system calls, doesn't tell.
+pub fn resident_bytes(file: &File, range: ByteRange) -> Option<u64> {
+    let (first, end) = (range.start / PAGE, range.end.div_ceil(PAGE));
+    let asked = Range { offset: first * PAGE, len: (end - first) * PAGE };
+    let mut found = Found::default();
+    // SAFETY: both structures are the kernel's, and live until it has answered.
+    let answer = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const asked, &raw mut found, 0) };
+    let missing = (end - first).saturating_sub(found.cached) * PAGE;
+    // A length of zero would mean to the file's end.
+    (answer == 0 && asked.len > 0).then_some(range.len().saturating_sub(missing))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_there_and_what_was_dropped_is_not() {
+        let mut file = tempfile::tempfile_in(".").unwrap();
+        file.write_all(&[1; 3 * PAGE as usize + 5]).unwrap();
+        let all = ByteRange::new(7, 3 * PAGE + 5);
+        // Older kernels don't tell.
+        let Some(resident) = resident_bytes(&file, all) else { return };
+        assert_eq!(resident, all.len());
+        let beyond = ByteRange::new(3 * PAGE, 6 * PAGE);
+        assert_eq!(resident_bytes(&file, beyond), Some(PAGE), "beyond its end is nothing");
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert_eq!(resident_bytes(&file, all), Some(0));
+        assert_eq!(resident_bytes(&file, all), Some(0), "asking has brought nothing");
+    }
+}
