@@ -200,17 +200,16 @@ impl Weights {
 
     /// Reads all of a local file.
     async fn read_through(&self, number: usize, checked: &(dyn Fn(u64) + Sync)) -> Result<u64> {
-        let source = &self.reader.files[number];
         let (slots, _, _arena) = self.ground.slots(CHECKS_AT_ONCE, 0, 0)?;
         let read = async |range: ByteRange| {
             let slot = slots.take().await?;
-            let read = source.read(&self.ground.handle, range, slot.region()?, &self.reader.came).await?;
+            let read = self.reader.read(number, range, slot.region()?).await?;
             let bytes = read.len() as u64;
             drop(slot.with(read));
             checked(bytes);
             Ok::<_, Error>(bytes)
         };
-        let object = source.object().clone();
+        let object = self.reader.files[number].object().clone();
         let blocks = (0..object.blocks()).map(|index| read(object.block_range(index)));
         stream::iter(blocks)
             .buffer_unordered(CHECKS_AT_ONCE)

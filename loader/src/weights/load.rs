@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use forebay_cache::memory::{Pieces, Sheet};
+use forebay_cache::memory::{Pieces, Region, Sheet};
 use forebay_cache::{ByteRange, Lease};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,8 +19,9 @@ use super::source::{Came, Source};
 use crate::error::{Error, Result};
 use crate::pipeline::row::panicked;
 
-/// Reads of blocks at once: twice what a fast disk needs to be busy.
-const READS: usize = 16;
+/// Reads of blocks at once: twice what a virtual disk takes and completes together, so that it works while those before are checked. Where
+/// tensors stay where they are read to, that takes no further memory.
+const READS: usize = 64;
 /// The unit of what is read ahead, so that its number fits a semaphore's.
 const KIB: u64 = 1 << 10;
 
@@ -123,6 +124,11 @@ impl Reader {
         Self { files, handle, came: Arc::default(), reads: Arc::new(Semaphore::new(READS)) }
     }
 
+    /// The bytes of `range` of a file, which lie in one block; in memory of `region`, or where the cache's host tier has them.
+    pub(super) async fn read(&self, file: usize, range: ByteRange, region: &Region) -> Result<Lease> {
+        self.files[file].read(&self.handle, range, region, &self.came).await
+    }
+
     /// Starts to read groups: as many bytes ahead of the consumer as `ahead_bytes`, and one group always.
     pub(super) fn start(
         self: &Arc<Self>,
@@ -216,9 +222,7 @@ impl Reader {
             let (reader, pieces) = (self.clone(), pieces.clone());
             reading.spawn_on(
                 async move {
-                    let source = &reader.files[file];
-                    pieces.populate(number);
-                    let read = source.read(&reader.handle, part, pieces.region(number), &reader.came).await?;
+                    let read = reader.read(file, part, pieces.region(number)).await?;
                     let head = (part.start - part.granules().start) as usize;
                     let owned = pieces.own(number, head, read)?;
                     drop(turn);
@@ -279,7 +283,7 @@ impl Reader {
     /// A span's bytes, in a slot.
     pub(super) async fn through(&self, file: usize, span: &Span, slot: super::slots::Slot) -> Result<Lease> {
         let range = ByteRange::new(span.range.start, span.range.end);
-        let read = self.files[file].read(&self.handle, range, slot.region()?, &self.came).await?;
+        let read = self.read(file, range, slot.region()?).await?;
         Ok(slot.with(read))
     }
 }

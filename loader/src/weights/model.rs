@@ -25,12 +25,14 @@ use crate::options::CacheSettings;
 use crate::session::{Session, loaders_bytes};
 use crate::stop::Stop;
 
+/// Threads that make memory resident, check and copy: a thread is worth some 5 GB/s.
+const MOST_WORKERS: usize = 8;
+/// Blocking reads of local files at once, which is what their disk sees.
+const FILE_READS: usize = 32;
 /// Headers that are read at once.
 const HEADERS_AT_ONCE: usize = 16;
 /// What of a file is read first: most headers fit.
 const FIRST_BYTES: u64 = 1 << 20;
-/// Reads of local files at once: blocking ones, on threads of their own.
-const LOCAL_THREADS: usize = 8;
 /// Slots of reads that go on elsewhere: at least two, so that one is read while another is copied.
 const LEAST_SLOTS: usize = 2;
 const MOST_SLOTS: usize = 16;
@@ -104,9 +106,10 @@ impl Ground {
             Some(session) => session.origins(),
             None => Arc::new(Origins::new(settings.cache.storage_options.clone())?),
         };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .max_blocking_threads(LOCAL_THREADS)
+            .worker_threads(processors.clamp(2, MOST_WORKERS))
+            .max_blocking_threads(FILE_READS)
             .thread_name("forebay-load")
             .enable_all()
             .build()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use forebay_cache::io::{Children, IoFile, map};
+use forebay_cache::io::{Children, IoFile, map, resident_bytes};
 use forebay_cache::memory::{Region, Slab};
 use forebay_cache::object::GRANULE_BYTES;
 use forebay_cache::origin::local_path;
@@ -73,7 +73,8 @@ impl Source {
     ) -> Result<Lease> {
         match self {
             Self::Cached(cache, object) => {
-                let read = cache.read(object, range, region).await?;
+                // The thread that submits reads would make pages resident otherwise.
+                let read = cache.read(object, range, &region.populating()).await?;
                 came.host.fetch_add(read.tiers.ram, Relaxed);
                 came.disk.fetch_add(read.tiers.disk, Relaxed);
                 came.origin.fetch_add(read.tiers.origin, Relaxed);
@@ -82,12 +83,9 @@ impl Source {
             Self::Local(file) => {
                 let whole = range.granules();
                 let slab = region.allocate(usize::try_from(whole.len()).unwrap_or(usize::MAX)).await?;
-                let file = file.clone();
-                let filled = handle.spawn_blocking(move || file.fill(range, slab)).await;
-                let (slab, from_memory) =
-                    filled.map_err(|error| Error::Panic { message: error.to_string() })??;
-                came.page_cache.fetch_add(from_memory, Relaxed);
-                came.file.fetch_add(range.len() - from_memory, Relaxed);
+                let (slab, resident_bytes) = file.fill(handle, range, slab).await?;
+                came.page_cache.fetch_add(resident_bytes, Relaxed);
+                came.file.fetch_add(range.len() - resident_bytes, Relaxed);
                 let head = (range.start - whole.start) as usize;
                 Ok(slab.freeze().slice(head..head + range.len() as usize))
             }
@@ -139,25 +137,44 @@ impl LocalFile {
         forebay_cache::Error::Changed { location: self.object.location.clone(), range }.into()
     }
 
-    /// Fills a slab with the granules around `range`: what the kernel has in memory is copied, the rest is read by the disk past it, so that
-    /// a model doesn't push out of memory what others need. Tells how much was in memory.
-    fn fill(&self, range: ByteRange, mut slab: Slab) -> Result<(Slab, u64)> {
+    /// Fills a slab with the granules around `range`. What the kernel has in memory is copied, on this thread since that waits for nothing;
+    /// where that is less than half, all is read by the disk past the kernel's memory, so that a model doesn't push out of it what others need.
+    /// Tells how much was in memory.
+    async fn fill(
+        self: &Arc<Self>,
+        handle: &Handle,
+        range: ByteRange,
+        mut slab: Slab,
+    ) -> Result<(Slab, u64)> {
         let whole = range.granules();
-        let end = whole.end.min(self.object.size_bytes);
-        let bytes = &mut slab[..(end - whole.start) as usize];
+        let bytes = (whole.end.min(self.object.size_bytes) - whole.start) as usize;
+        let resident = resident_bytes(&self.buffered, range);
+        let mostly = resident.is_some_and(|resident| resident >= range.len().div_ceil(2));
+        let copied = if mostly || resident.is_none() {
+            self.copy_resident(whole.start, &mut slab[..bytes])
+        } else {
+            0
+        };
+        let mut rest = Ok(());
+        if copied < bytes {
+            let file = self.clone();
+            let reading = handle.spawn_blocking(move || {
+                let read = file.read_rest(whole.start, copied, &mut slab, mostly);
+                (slab, read)
+            });
+            (slab, rest) = reading.await.map_err(|error| Error::Panic { message: error.to_string() })?;
+        }
         let failed = |error: io::Error| -> Error {
             let path = local_path(&self.object.location).unwrap_or_default();
             disk(&path, &error).into()
         };
-        let cached = self.copy_resident(whole.start, bytes);
-        let rest = if cached < bytes.len() { self.read_rest(whole.start, cached, &mut slab) } else { Ok(()) };
         // Also where it has got shorter than what is read.
         if state(&self.buffered).map_err(failed)? != self.changed {
             return Err(self.replaced(range));
         }
         rest.map_err(failed)?;
-        let head = range.start - whole.start;
-        Ok((slab, (cached as u64).saturating_sub(head).min(range.len())))
+        let copied = (copied as u64).saturating_sub(range.start - whole.start).min(range.len());
+        Ok((slab, resident.filter(|_| mostly).map_or(copied, |resident| resident.max(copied))))
     }
 
     /// Copies what the kernel has in memory, from the front; never waits for the disk.
@@ -176,15 +193,13 @@ impl LocalFile {
         done
     }
 
-    /// Reads what is behind the first `done` bytes.
-    fn read_rest(&self, start: u64, done: usize, slab: &mut Slab) -> io::Result<()> {
+    /// Reads what is behind the first `done` bytes: past the kernel's memory, or what is missing in it.
+    fn read_rest(&self, start: u64, done: usize, slab: &mut Slab, buffered: bool) -> io::Result<()> {
         let end = (self.object.size_bytes - start).min(slab.len() as u64) as usize;
-        let mut done = done / GRANULE_BYTES as usize * GRANULE_BYTES as usize;
+        let mut done = if buffered { done } else { done / GRANULE_BYTES as usize * GRANULE_BYTES as usize };
         while done < end {
-            let direct = self
-                .direct
-                .as_ref()
-                .filter(|_| !self.refused.load(Relaxed) && done.is_multiple_of(GRANULE_BYTES as usize));
+            let may = !buffered && !self.refused.load(Relaxed) && done.is_multiple_of(GRANULE_BYTES as usize);
+            let direct = self.direct.as_ref().filter(|_| may);
             let read = match direct {
                 // Whole granules: the slab has room for the one that the file ends in.
                 Some(direct) => direct.read_at(&mut slab[done..], start + done as u64),
@@ -215,5 +230,51 @@ fn disk(path: &std::path::Path, error: &io::Error) -> forebay_cache::Error {
         path: PathBuf::from(path),
         what: "reading it".into(),
         source: Arc::new(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_cache::memory::Arena;
+    use forebay_cache::object::BLOCK_BYTES;
+    use forebay_cache::origin::{Origin, Origins, resolve};
+    use rustix::fs::{Advice, fadvise};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bytes_are_the_same_whatever_of_them_is_in_memory() {
+        // No temporary file system, which has everything in memory.
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let path = folder.path().join("model");
+        let bytes: Vec<u8> = (0..3_000_001u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let opened = File::open(&path).unwrap();
+        opened.sync_all().unwrap();
+        let location = resolve(path.to_str().unwrap()).unwrap();
+        let object = Arc::new(Origins::new([].into()).unwrap().head(&location).await.unwrap());
+        let source = Source::Local(Arc::new(LocalFile::open(object).unwrap()));
+        let arena = Arena::new(BLOCK_BYTES).unwrap();
+        let region = arena.region("a block", BLOCK_BYTES as usize).unwrap();
+        let range = ByteRange::new(5, 3_000_001);
+        for dropped in [0, 1_000_000, 2_000_000, 3_000_001] {
+            drop(std::fs::read(&path).unwrap());
+            if let Some(len) = std::num::NonZero::new(dropped) {
+                fadvise(&opened, 0, Some(len), Advice::DontNeed).unwrap();
+            }
+            let resident = resident_bytes(&opened, range);
+            let came = Came::default();
+            let read = source.read(&Handle::current(), range, &region, &came).await.unwrap();
+            assert!(*read == bytes[5..], "{dropped} dropped");
+            let counted = (came.page_cache.into_inner(), came.file.into_inner());
+            assert_eq!(counted.0 + counted.1, range.len());
+            match resident {
+                Some(resident) if resident < range.len() / 2 => {
+                    assert_eq!(counted.0, 0, "past the kernel's memory");
+                }
+                Some(_) => assert!(counted.0 > 0, "from the kernel's memory"),
+                None => {}
+            }
+        }
     }
 }
