@@ -274,8 +274,8 @@ class Weights:
     def files(self) -> list[tuple[str, str, int, str]]:
         """(name, URL, bytes, version) of each file."""
 
-    def tensors(self) -> list[tuple[str, int, str, list[int], int, int]]:
-        """(name, number of its file, dtype, shape, first byte in the file, bytes) of each tensor, in the order of files
+    def tensors(self) -> tuple[list[str], list[str], list[tuple[int, ...]], list[int], list[int], list[int]]:
+        """Names, dtypes, shapes, bytes, numbers of their files and first bytes in them of all tensors, in the order of files
         and of bytes in them."""
 
     def metadata(self, file: int) -> dict[str, str] | None:

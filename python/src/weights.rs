@@ -9,10 +9,12 @@ use forebay_gpu::{Address, RawStream, Which};
 use forebay_loader::batch::Array as Data;
 use forebay_loader::options::{CacheSettings, DEFAULT_PATIENCE};
 use forebay_loader::weights::{
-    Bad, Budget, DeviceLoading as OnDevice, Loading as Inner, Onto, Settings, Step, Wanted, Weights as Model,
+    Bad, Budget, DeviceLoading as OnDevice, Loading as Inner, Onto, Settings, Step, Tensor, Wanted,
+    Weights as Model,
 };
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
 
 use crate::array;
 use crate::device_array::DeviceArray;
@@ -34,6 +36,16 @@ type Part = Option<Vec<(u64, u64)>>;
 
 /// Where a tensor begins in its group's memory: its place among those asked for, the first byte, its bytes.
 type Member = (usize, u64, u64);
+
+/// Lists of one value for each tensor.
+type Columns<'py> = (
+    Bound<'py, PyList>,
+    Bound<'py, PyList>,
+    Bound<'py, PyList>,
+    Bound<'py, PyList>,
+    Bound<'py, PyList>,
+    Bound<'py, PyList>,
+);
 
 /// A cached block that was not what was stored: its file, first byte, bytes, and whether it was fetched again.
 type BadBlock = (String, u64, u64, bool);
@@ -73,15 +85,24 @@ impl Weights {
         Ok(model.files().iter().map(file).collect())
     }
 
-    /// (name, number of its file, dtype, shape, first byte in the file, bytes) of each tensor, in the order of files and of bytes in them.
-    #[allow(clippy::type_complexity)] // A row of a table.
-    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, usize, &'static str, Vec<u64>, u64, u64)>> {
+    /// Names, dtypes, shapes, bytes, numbers of their files and first bytes in them of all tensors, in the order of files and of bytes in them.
+    /// A list of each: rows would be more objects for Python's collector to go through than most models have.
+    fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Columns<'py>> {
         let model = self.model(py)?;
-        let row = |(file, tensor): (usize, &forebay_loader::weights::Tensor)| {
-            let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-            (name, file, tensor.dtype.name(), shape, tensor.range.start, tensor.bytes())
+        let column = |of: &dyn Fn(usize, &Tensor) -> PyResult<Bound<'py, PyAny>>| {
+            let values: Vec<_> =
+                model.tensors().map(|(file, tensor)| of(file, tensor)).collect::<PyResult<_>>()?;
+            PyList::new(py, values)
         };
-        Ok(model.tensors().map(row).collect())
+        let number = |number: u64| Ok(number.into_pyobject(py)?.into_any());
+        Ok((
+            column(&|_, tensor| Ok(PyString::new(py, &tensor.name).into_any()))?,
+            column(&|_, tensor| Ok(PyString::intern(py, tensor.dtype.name()).into_any()))?,
+            column(&|_, tensor| Ok(PyTuple::new(py, &tensor.shape)?.into_any()))?,
+            column(&|_, tensor| number(tensor.bytes()))?,
+            column(&|file, _| number(file as u64))?,
+            column(&|_, tensor| number(tensor.range.start))?,
+        ))
     }
 
     /// `__metadata__` of a file, by its number; None where it has none.

@@ -7,7 +7,7 @@ from forebay.weights._errors import SafetensorError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 BITS = {
@@ -56,6 +56,7 @@ class Torch:
 
         self.torch = torch
         self._dtypes: dict[str, tuple[Any, bool]] = {}
+        self._strides: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def dtype(self, name: str) -> tuple[Any, bool]:
         """torch's type, and whether elements are packed into bytes."""
@@ -74,14 +75,34 @@ class Torch:
         """A group's memory."""
         return self.torch.from_dlpack(memory)
 
-    def tensor(self, base: Any, offset: int, nbytes: int, dtype: str, shape: Sequence[int]) -> Any:
-        """One tensor of a group."""
-        kind, is_packed = self.dtype(dtype)
-        if is_packed:
-            shape = packed(dtype, shape)
-        if nbytes == 0:
-            return self.torch.empty(shape, dtype=kind, device=None if base is None else base.device)
-        return base[offset : offset + nbytes].view(kind).view(shape)
+    def tensors(self, base: Any) -> Callable[[int, int, str, tuple[int, ...]], Any]:
+        """What makes a tensor of a group, of its first byte there, its bytes, dtype and shape."""
+        views: dict[str, Any] = {}
+
+        def tensor(offset: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+            kind, is_packed = self.dtype(dtype)
+            if is_packed:
+                shape = packed(dtype, shape)
+            if nbytes == 0:
+                return self.torch.empty(shape, dtype=kind, device=None if base is None else base.device)
+            view = views.get(dtype)
+            if view is None:
+                whole = base.numel() // kind.itemsize * kind.itemsize
+                view = views[dtype] = base[:whole].view(kind)
+            # One call of torch's for a tensor: there may be tens of thousands.
+            return view.as_strided(shape, self.strides(shape), view.storage_offset() + offset // kind.itemsize)
+
+        return tensor
+
+    def strides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of a tensor in C order, in elements."""
+        known = self._strides.get(shape)
+        if known is None:
+            steps = [1]
+            for size in reversed(shape[1:]):
+                steps.append(steps[-1] * max(size, 1))
+            known = self._strides[shape] = tuple(reversed(steps[: len(shape)]))
+        return known
 
     def device(self, name: str) -> str:
         """A GPU as torch counts it: "cuda" is its current one."""
@@ -140,14 +161,18 @@ class Numpy:
         """A group's memory."""
         return self.numpy.asarray(memory)
 
-    def tensor(self, base: Any, offset: int, nbytes: int, dtype: str, shape: Sequence[int]) -> Any:
-        """One array of a group."""
-        kind = self.dtype(dtype)
-        if BITS[dtype] < 8:
-            shape = packed(dtype, shape)
-        if nbytes == 0:
-            return self.numpy.empty(shape, kind)
-        return base[offset : offset + nbytes].view(kind).reshape(shape)
+    def tensors(self, base: Any) -> Callable[[int, int, str, tuple[int, ...]], Any]:
+        """What makes an array of a group, of its first byte there, its bytes, dtype and shape."""
+
+        def tensor(offset: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+            kind = self.dtype(dtype)
+            if BITS[dtype] < 8:
+                shape = packed(dtype, shape)
+            if nbytes == 0:
+                return self.numpy.empty(shape, kind)
+            return base[offset : offset + nbytes].view(kind).reshape(shape)
+
+        return tensor
 
     def contiguous(self, part: Any) -> Any:
         """An array in C order; a number as an array of no dimension."""
@@ -161,16 +186,22 @@ class Dlpack:
         """A group's memory."""
         return memory
 
-    def tensor(self, base: Any, offset: int, nbytes: int, dtype: str, shape: Sequence[int]) -> Any:
-        """One array of a group."""
-        name = _TORCH.get(dtype, "uint8")
-        if BITS[dtype] < 8:
-            name, shape = "uint8", packed(dtype, shape)
-        elif name.startswith("float8"):
-            name = "uint8"
-        if base is None:
-            raise SafetensorError("tensors without bytes can't be had by DLPack alone: take them with framework='pt'")
-        return base._part(offset, name, list(shape))
+    def tensors(self, base: Any) -> Callable[[int, int, str, tuple[int, ...]], Any]:
+        """What makes an array of a group, of its first byte there, its bytes, dtype and shape."""
+
+        def tensor(offset: int, _nbytes: int, dtype: str, shape: tuple[int, ...]) -> Any:
+            name = _TORCH.get(dtype, "uint8")
+            if BITS[dtype] < 8:
+                name, shape = "uint8", packed(dtype, shape)
+            elif name.startswith("float8"):
+                name = "uint8"
+            if base is None:
+                raise SafetensorError(
+                    "tensors without bytes can't be had by DLPack alone: take them with framework='pt'"
+                )
+            return base._part(offset, name, list(shape))
+
+        return tensor
 
     def contiguous(self, part: Any) -> Any:
         """A part is read as one."""

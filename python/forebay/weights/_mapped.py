@@ -43,7 +43,7 @@ def tensors(
         if offset % max(BITS[info.dtype] // 8, 1):
             own = base[offset : offset + info.nbytes]
             own, offset = own.clone() if isinstance(kind, Torch) else own.copy(), 0
-        whole = kind.tensor(own, offset, info.nbytes, info.dtype, info.shape)
+        whole = kind.tensors(own)(offset, info.nbytes, info.dtype, info.shape)
         if part is not None:
             whole = kind.contiguous(whole[tuple(slice(start, stop) for start, stop in part)])
         yield info.name, whole

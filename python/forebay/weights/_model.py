@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     Source: TypeAlias = str | os.PathLike[str]
+    Part: TypeAlias = list[tuple[int, int]]
     Plan: TypeAlias = (
         Mapping[str, tuple[int, int, int]] | Callable[[str, tuple[int, ...], str], tuple[int, int, int] | None]
     )
@@ -122,20 +123,17 @@ class Weights:
             files = [replace(file, name=file.url) for file in files]
         self.files: list[File] = files
         """Its files, in their order."""
-        self._infos = [
-            TensorInfo(name, dtype, tuple(shape), nbytes, self.files[file].name, offset)
-            for name, file, dtype, shape, offset, nbytes in self._core.tensors()
-        ]
-        self._numbers = {info.name: number for number, info in enumerate(self._infos)}
+        self._names, self._dtypes, self._shapes, self._nbytes, self._files, self._offsets = self._core.tensors()
+        self._numbers = dict(zip(self._names, range(len(self._names)), strict=True))
         _say_notices()
 
     def keys(self) -> list[str]:
         """Names of its tensors, in the order of files and of bytes in them."""
-        return [info.name for info in self._infos]
+        return list(self._names)
 
     def __len__(self) -> int:
         """How many tensors it has."""
-        return len(self._infos)
+        return len(self._names)
 
     def __contains__(self, name: object) -> bool:
         return name in self._numbers
@@ -145,12 +143,24 @@ class Weights:
 
     def info(self, name: str) -> TensorInfo:
         """Where a tensor lies; a KeyError where there is none of this name."""
-        return self._infos[self._numbers[name]]
+        return self._info(self._numbers[name])
+
+    def _info(self, number: int) -> TensorInfo:
+        # Made when it is asked for: of most tensors nobody does.
+        file = self.files[self._files[number]].name
+        return TensorInfo(
+            self._names[number],
+            self._dtypes[number],
+            self._shapes[number],
+            self._nbytes[number],
+            file,
+            self._offsets[number],
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(info.nbytes for info in self._infos)
+        return sum(self._nbytes)
 
     def metadata(self, file: str | None = None) -> dict[str, str]:
         """What stands beside a file's tensors; without a name, of all files, the first one's word counting."""
@@ -250,20 +260,17 @@ class Weights:
     ) -> Iterator[tuple[str, Any]]:
         if isinstance(names, str):
             raise ConfigError(f"names={names!r}: give a list of names, such as [{names!r}]")
-        numbers = range(len(self._infos)) if names is None else [self._numbers[name] for name in names]
-        infos = [self._infos[number] for number in numbers]
-        parts = _parallel.parts(slices, infos, self._numbers)
-        shapes = [
-            info.shape if part is None else tuple(stop - start for start, stop in part)
-            for info, part in zip(infos, parts, strict=True)
-        ]
+        numbers = range(len(self)) if names is None else [self._numbers[name] for name in names]
+        parts: list[Part | None] = [None] * len(numbers)
+        if slices is not None:
+            parts = _parallel.parts(slices, map(self._info, numbers), self._numbers)
         limit = None if gpu_memory_limit is None else _sizes.parse("gpu_memory_limit", gpu_memory_limit)
         kind = framework_named(framework)
         place = _places.device_named(device)
         wanted = list(zip(numbers, parts, strict=True))
         if mmap:
             _mapped.check(kind, place, limit)
-            ordered = ((self._infos[number], part) for number, part in sorted(wanted, key=lambda each: each[0]))
+            ordered = ((self._info(number), part) for number, part in sorted(wanted, key=lambda each: each[0]))
             return _mapped.tensors(ordered, kind, self._map, lambda name, part: self._part(name, part, kind, device))
         groups = _places.groups(
             self._core,
@@ -274,21 +281,24 @@ class Weights:
             gpu_memory_limit=limit,
             ahead=ahead,
         )
-        return self._tensors(groups, infos, shapes, kind)
+        return self._tensors(groups, wanted, kind)
 
-    @staticmethod
     def _tensors(
+        self,
         groups: Iterator[tuple[Any, list[tuple[int, int, int]]]],
-        infos: list[TensorInfo],
-        shapes: list[tuple[int, ...]],
+        wanted: list[tuple[int, Part | None]],
         kind: Any,
     ) -> Iterator[tuple[str, Any]]:
         try:
             for base, members in groups:
-                for want, offset, nbytes in members:
-                    info = infos[want]
-                    yield info.name, kind.tensor(base, offset, nbytes, info.dtype, shapes[want])
+                tensor = kind.tensors(base)
+                # Nothing here holds the group's memory while the consumer has it.
                 del base
+                for want, offset, nbytes in members:
+                    number, part = wanted[want]
+                    shape = self._shapes[number] if part is None else tuple(stop - start for start, stop in part)
+                    yield self._names[number], tensor(offset, nbytes, self._dtypes[number], shape)
+                del tensor
         finally:
             groups.close()  # type: ignore[attr-defined] # A generator.
             _say_notices()
@@ -297,20 +307,19 @@ class Weights:
         """A file's bytes, mapped."""
         return self._core.map(next(number for number, each in enumerate(self.files) if each.name == file))
 
-    def _part(self, name: str, part: list[tuple[int, int]], kind: Any, device: Any) -> Any:
+    def _part(self, name: str, part: Part, kind: Any, device: Any) -> Any:
         """A range of indexes of each dimension."""
-        info = self.info(name)
+        wanted: list[tuple[int, Part | None]] = [(self._numbers[name], part)]
         groups = _places.groups(
             self._core,
-            [(self._numbers[name], part)],
+            wanted,
             kind,
             _places.device_named(device),
             owned=True,
             gpu_memory_limit=None,
             ahead=_ALL,
         )
-        shape = tuple(stop - start for start, stop in part)
-        return next(iter(self._tensors(groups, [info], [shape], kind)))[1]
+        return next(iter(self._tensors(groups, wanted, kind)))[1]
 
     @property
     def stats(self) -> dict[str, int]:

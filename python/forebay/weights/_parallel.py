@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     from forebay.weights._model import Plan, TensorInfo
 
 
-def parts(
-    plan: Plan | None, infos: Iterable[TensorInfo], names: Mapping[str, int]
-) -> list[list[tuple[int, int]] | None]:
+def parts(plan: Plan, infos: Iterable[TensorInfo], names: Mapping[str, int]) -> list[list[tuple[int, int]] | None]:
     """For each tensor the range of indexes of each dimension, or None where all of it is wanted."""
-    if plan is None:
-        return [None for _ in infos]
     if isinstance(plan, Mapping):
         unknown = [name for name in plan if name not in names]
         if unknown:
