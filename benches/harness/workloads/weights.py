@@ -27,9 +27,9 @@ RUNAI, RUNAI_BUFFERED = "Run:ai Model Streamer", "Run:ai Model Streamer sync_buf
 PEERS = ["safetensors", RUNAI, RUNAI_BUFFERED, "fastsafetensors"]
 DEFAULTS = [name for name in PEERS if name != RUNAI_BUFFERED]
 
-# Forebay's, which the model doesn't fit into, and one that it does.
+# Forebay's, which the model doesn't fit into, and one whose half, which is the host tier's, it fits into.
 LIMIT_BYTES = 512_000_000
-HOST_TIER_BYTES = 4_500_000_000
+HOST_TIER_BYTES = 9_000_000_000
 # Of a device's memory; a tensor may begin at a multiple of it.
 ALIGNMENT = 256
 # Small neighbours cross the bus together.
