@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from . import svg
 
-LABELS, VALUES = 230, 96
+LABELS, VALUES = 250, 96
 HEIGHT, GAP = 34, 8
 # For a line below a bar.
 BELOW = 14

@@ -11,7 +11,12 @@ from . import bars, curves, document, row_bars, table
 from .svg import number
 
 # A workload's case, as bars.
-BARS = (("jpeg_training", "cold S3", "JPEG training, cold S3"), ("jpeg_training", "NVMe", "JPEG training, NVMe"))
+BARS = (
+    ("jpeg_training", "cold S3", "JPEG training, cold S3"),
+    ("jpeg_training", "NVMe", "JPEG training, NVMe"),
+    ("weights", "cold", "Model weights, cold"),
+    ("weights", "warm", "Model weights, warm"),
+)
 # A workload's first curve.
 CURVES = {"cached_reads": "Cached blocks, verified", "dataset_size": "Simulated index"}
 
