@@ -6,9 +6,8 @@ use std::os::fd::AsRawFd;
 
 use crate::object::ByteRange;
 
-/// `cachestat` (Linux 6.5), on every 64-bit architecture; the C library has no function for it.
+/// `cachestat` (Linux 6.5), of x86-64, arm64 and every architecture that shares the newer numbers; the C library has no function for it.
 const CACHESTAT: libc::c_long = 451;
-const PAGE: u64 = 4096;
 
 /// Its argument, as the kernel's <linux/mman.h> has it.
 #[repr(C)]
@@ -29,14 +28,16 @@ struct Found {
 }
 
 /// How many bytes of `range` are in the page cache. Asking brings nothing there, as even a read that must not wait does: that starts to read
-/// ahead. None where the kernel, or a filter of system calls, doesn't tell.
+/// ahead. None where the kernel doesn't tell: one that is older, one behind a filter of system calls, and every kernel where the file is neither
+/// this user's nor writable for it. Of overlayfs's files it always says 0: their pages are those of the file below.
 pub fn resident_bytes(file: &File, range: ByteRange) -> Option<u64> {
-    let (first, end) = (range.start / PAGE, range.end.div_ceil(PAGE));
-    let asked = Range { offset: first * PAGE, len: (end - first) * PAGE };
+    let page = rustix::param::page_size() as u64;
+    let (first, end) = (range.start / page, range.end.div_ceil(page));
+    let asked = Range { offset: first * page, len: (end - first) * page };
     let mut found = Found::default();
     // SAFETY: both structures are the kernel's, and live until it has answered.
     let answer = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const asked, &raw mut found, 0) };
-    let missing = (end - first).saturating_sub(found.cached) * PAGE;
+    let missing = (end - first).saturating_sub(found.cached) * page;
     // A length of zero would mean to the file's end.
     (answer == 0 && asked.len > 0).then_some(range.len().saturating_sub(missing))
 }
@@ -50,13 +51,19 @@ mod tests {
     #[test]
     fn what_was_written_is_there_and_what_was_dropped_is_not() {
         let mut file = tempfile::tempfile_in(".").unwrap();
-        file.write_all(&[1; 3 * PAGE as usize + 5]).unwrap();
-        let all = ByteRange::new(7, 3 * PAGE + 5);
+        // <linux/magic.h>: of overlayfs nothing is told, and tmpfs is memory.
+        if [0x794c_7630, 0x0102_1994].contains(&rustix::fs::fstatfs(&file).unwrap().f_type) {
+            eprintln!("skipped: this file system's page cache can't be emptied");
+            return;
+        }
+        let page = rustix::param::page_size() as u64;
+        file.write_all(&vec![1; 3 * page as usize + 5]).unwrap();
+        let all = ByteRange::new(7, 3 * page + 5);
         // Older kernels don't tell.
         let Some(resident) = resident_bytes(&file, all) else { return };
         assert_eq!(resident, all.len());
-        let beyond = ByteRange::new(3 * PAGE, 6 * PAGE);
-        assert_eq!(resident_bytes(&file, beyond), Some(PAGE), "beyond its end is nothing");
+        let beyond = ByteRange::new(3 * page, 6 * page);
+        assert_eq!(resident_bytes(&file, beyond), Some(page), "beyond its end is nothing");
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         assert_eq!(resident_bytes(&file, all), Some(0));

@@ -66,7 +66,8 @@ impl Fetched {
     /// "2 files of 3.51 GB: 3.51 GB fetched in 4.2 s (836 MB/s); /nvme/forebay takes 3.55 GB of 20.0 GB".
     pub(super) fn text(&self, number: usize, what: &str) -> String {
         let fetched = match (self.stored_blocks, self.origin_bytes) {
-            (0, 0) => "all of it was there already".to_owned(),
+            (0, 0) if self.declined_blocks == 0 => "all of it was there already".to_owned(),
+            (0, 0) => "nothing fetched".to_owned(),
             (stored, 0) => format!("{} fetched in {:.1} s", count(stored.into(), "block"), self.seconds),
             (_, bytes) => format!(
                 "{} fetched in {:.1} s ({}/s)",

@@ -96,6 +96,11 @@ impl<T: Send + 'static> Task<T> {
     pub(super) fn spawn(handle: &Handle, work: impl Future<Output = T> + Send + 'static) -> Self {
         Self(handle.spawn(work))
     }
+
+    /// On a thread that may wait; not begun where nobody waits for it any more.
+    pub(super) fn blocking(handle: &Handle, work: impl FnOnce() -> T + Send + 'static) -> Self {
+        Self(handle.spawn_blocking(work))
+    }
 }
 
 impl<T> Drop for Task<T> {

@@ -17,6 +17,7 @@ use forebay_cache::{ByteRange, Cache, Lease, ObjectMeta, Version};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::runtime::Handle;
 
+use super::load::Task;
 use crate::error::{Error, Result};
 
 /// Bytes by where they came from.
@@ -137,9 +138,9 @@ impl LocalFile {
         forebay_cache::Error::Changed { location: self.object.location.clone(), range }.into()
     }
 
-    /// Fills a slab with the granules around `range`. What the kernel has in memory is copied, on this thread since that waits for nothing;
-    /// where that is less than half, all is read by the disk past the kernel's memory, so that a model doesn't push out of it what others need.
-    /// Tells how much was in memory.
+    /// Fills a slab with the granules around `range`. Where the kernel has most of it in memory it is read through that, what is there copied on
+    /// this thread since that waits for nothing; otherwise all is read by the disk past it, so that a model doesn't push out of it what others
+    /// need. Tells how much was in memory.
     async fn fill(
         self: &Arc<Self>,
         handle: &Handle,
@@ -150,26 +151,33 @@ impl LocalFile {
         let bytes = (whole.end.min(self.object.size_bytes) - whole.start) as usize;
         let resident = resident_bytes(&self.buffered, range);
         let mostly = resident.is_some_and(|resident| resident >= range.len().div_ceil(2));
-        let copied = if mostly || resident.is_none() {
-            self.copy_resident(whole.start, &mut slab[..bytes])
-        } else {
-            0
+        let tried = match resident {
+            Some(_) if !mostly => 0,
+            Some(_) => bytes,
+            // The first granule tells: what is missing there is read ahead, and no more than that.
+            None => bytes.min(GRANULE_BYTES as usize),
         };
-        let mut rest = Ok(());
+        let mut copied = self.copy_resident(whole.start, &mut slab[..tried]);
+        if tried > 0 && copied == tried {
+            copied += self.copy_resident(whole.start + tried as u64, &mut slab[tried..bytes]);
+        }
+        let (mut rest, mut now) = (Ok(()), None);
         if copied < bytes {
             let file = self.clone();
-            let reading = handle.spawn_blocking(move || {
+            let reading = Task::blocking(handle, move || {
                 let read = file.read_rest(whole.start, copied, &mut slab, mostly);
-                (slab, read)
+                Ok((slab, read, state(&file.buffered)))
             });
-            (slab, rest) = reading.await.map_err(|error| Error::Panic { message: error.to_string() })?;
+            let found;
+            (slab, rest, found) = reading.await?;
+            now = Some(found);
         }
         let failed = |error: io::Error| -> Error {
             let path = local_path(&self.object.location).unwrap_or_default();
             disk(&path, &error).into()
         };
         // Also where it has got shorter than what is read.
-        if state(&self.buffered).map_err(failed)? != self.changed {
+        if now.unwrap_or_else(|| state(&self.buffered)).map_err(failed)? != self.changed {
             return Err(self.replaced(range));
         }
         rest.map_err(failed)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_cache::origin::{local_path, resolve};
 use forebay_cache::share::{View, Whole};
@@ -19,6 +20,8 @@ use crate::whole::{TooLarge, check_room};
 
 /// How often a cached file that turns out to be bad is fetched again.
 const ATTEMPTS: u32 = 3;
+/// How long space that is being given back is waited for, between two of them.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 
 /// A cached file, all of it there and checked. While this is held none of its bytes goes.
 #[derive(Debug)]
@@ -128,16 +131,21 @@ impl Weights {
             .map_err(|TooLarge { needed_bytes, .. }| too_small(needed_bytes))?;
         self.beside.pin(session, object);
         let fails = |what: String| {
-            let (path, source) = (session.dir().to_owned(), std::io::Error::other("see `forebay verify`"));
-            let what = format!("{what}; suspect its disk");
+            let (path, source) = (session.dir().to_owned(), std::io::Error::other("see `forebay status`"));
+            let what = format!("{what}; its disk fails or is full");
             Error::Cache(forebay_cache::Error::CacheDir { path, what, source: Arc::new(source) })
         };
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             let done = fetch_whole(cache, object).await?;
             let Some(whole) = cache.whole(object).await?.map(Arc::new) else {
                 match (done.declined, cache.stats().disk_state) {
                     // Something went between the two calls.
                     (0, _) => continue,
+                    // Space of blocks that were bad, or that nobody has entered, may still be on its way back.
+                    (_, DiskState::Healthy) if attempt < ATTEMPTS => {
+                        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+                        continue;
+                    }
                     // What is pinned or held beside it leaves no room.
                     (_, DiskState::Healthy) => {
                         return Err(too_small(limit_bytes.saturating_add(object.size_bytes)).into());

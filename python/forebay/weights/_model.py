@@ -292,13 +292,11 @@ class Weights:
         try:
             for base, members in groups:
                 tensor = kind.tensors(base)
-                # Nothing here holds the group's memory while the consumer has it.
-                del base
                 for want, offset, nbytes in members:
                     number, part = wanted[want]
                     shape = self._shapes[number] if part is None else tuple(stop - start for start, stop in part)
                     yield self._names[number], tensor(offset, nbytes, self._dtypes[number], shape)
-                del tensor
+                del base, tensor
         finally:
             groups.close()  # type: ignore[attr-defined] # A generator.
             _say_notices()
