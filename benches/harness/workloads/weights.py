@@ -293,19 +293,23 @@ def over(what: str, found: tuple[float, str] | None, case: str, least: float | N
 
 
 def peaks(runs: list[Answer]) -> list[Answer]:
-    """Peak RSS over what has to be there: imports, the tensors, and host_memory_limit."""
+    """Peak RSS over what has to be there: imports, the tensors, and host_memory_limit, or what of that the host tier fills,
+    which is as much as the tensors."""
     found: list[Answer] = []
-    for case, contender, limit in (
-        (COLD, OURS, LIMIT_BYTES), (WARM, OURS, LIMIT_BYTES), (WARM, HOST_TIER, HOST_TIER_BYTES), (FIRST, OURS, LIMIT_BYTES),
-    ):  # fmt: skip
-        more = [
-            run["peak_rss_bytes"] - run["imported_rss_bytes"] - run["samples"] * 1e9 - limit
-            for run in runs
-            if (run["case"], run["contender"]) == (case, contender) and "value" in run
-        ]
-        what = f"MB of peak RSS over imports + tensors + host_memory_limit, {case}"
-        tier = contender.removeprefix(OURS)
-        found.append(target(f"{what}{tier}", max(more) / 1e6 if more else None, most=ALLOWANCE_BYTES / 1e6))
+    for case, contender, beside, limit in (
+        (COLD, OURS, "host_memory_limit", LIMIT_BYTES),
+        (WARM, OURS, "host_memory_limit", LIMIT_BYTES),
+        (WARM, HOST_TIER, "the host tier's", None),
+        (FIRST, OURS, "host_memory_limit", LIMIT_BYTES),
+    ):
+        more = []
+        for run in runs:
+            if (run["case"], run["contender"]) == (case, contender) and "value" in run:
+                tensors = run["samples"] * 1e9
+                held = tensors if limit is None else limit
+                more.append(run["peak_rss_bytes"] - run["imported_rss_bytes"] - tensors - held)
+        what = f"MB of peak RSS over imports + tensors + {beside}, {case}"
+        found.append(target(what, max(more) / 1e6 if more else None, most=ALLOWANCE_BYTES / 1e6))
     return found
 
 
