@@ -79,10 +79,10 @@ async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Shards, Failu
         cache.advise(&object.id, whole::range(object), Advice::WillNeed);
     }
     let bar = place.reporter.bar("prefetching", bytes);
+    let dir = cache.status().await?.dir;
     let (start, before) = (Instant::now(), cache.stats().origin_bytes);
     let done = whole::bring(cache, &objects, &|bytes| bar.inc(bytes)).await?;
     bar.finish_and_clear();
-    let dir = cache.status().await?.dir;
     let fetched = Fetched::new(dir, bytes, done, start, before, &cache.stats());
     Ok(Shards { shards: objects.len(), fetched })
 }

@@ -9,6 +9,7 @@ use forebay_cache::{ByteRange, Lease, Location, ObjectMeta};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Semaphore;
 
 use super::device::Bridge;
 use super::files::Beside;
@@ -265,6 +266,7 @@ impl Weights {
         named: Vec<Named>,
         index: Option<&Index>,
     ) -> Result<Vec<(Named, Source, Header)>> {
+        let large = Semaphore::new(1);
         let open = async |named: Named| {
             let source = match ground.source(&named.location).await {
                 Err(Error::Cache(forebay_cache::Error::NotFound { .. })) if index.is_some() => {
@@ -273,7 +275,7 @@ impl Weights {
                 }
                 source => source?,
             };
-            let header = read_header(&source, &ground.handle).await?;
+            let header = read_header(&source, &ground.handle, &large).await?;
             Ok::<_, Error>((named, source, header))
         };
         stream::iter(named.into_iter().map(open)).buffered(HEADERS_AT_ONCE).try_collect().await
@@ -402,7 +404,9 @@ fn check_index(
     Ok(())
 }
 
-async fn read_header(source: &Source, handle: &Handle) -> Result<Header> {
+/// The header of a file. One that is larger than what is read first is read and parsed while no other such is: it may have 100 MB, and takes a
+/// multiple of that for a moment, which nothing else bounds.
+async fn read_header(source: &Source, handle: &Handle, large: &Semaphore) -> Result<Header> {
     let object = source.object();
     let refused = |error: super::HeaderError| Error::Weights {
         location: object.location.clone(),
@@ -420,7 +424,9 @@ async fn read_header(source: &Source, handle: &Handle) -> Result<Header> {
     let in_first = (range.end as usize).min(first.len());
     let mut json = first[LENGTH_BYTES as usize..in_first].to_vec();
     drop(first);
+    let mut _turn = None;
     if in_first < range.end as usize {
+        _turn = large.acquire().await.ok();
         json.extend_from_slice(&read(source, handle, ByteRange::new(in_first as u64, range.end)).await?);
     }
     Header::parse(&json, object.size_bytes).map_err(refused)
