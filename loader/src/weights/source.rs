@@ -84,9 +84,10 @@ impl Source {
             Self::Local(file) => {
                 let whole = range.granules();
                 let slab = region.allocate(usize::try_from(whole.len()).unwrap_or(usize::MAX)).await?;
-                let (slab, resident_bytes) = file.fill(handle, range, slab).await?;
-                came.page_cache.fetch_add(resident_bytes, Relaxed);
-                came.file.fetch_add(range.len() - resident_bytes, Relaxed);
+                let resident = resident_bytes(&file.buffered, range);
+                let (slab, from_memory) = file.fill(handle, range, slab, resident).await?;
+                came.page_cache.fetch_add(from_memory, Relaxed);
+                came.file.fetch_add(range.len() - from_memory, Relaxed);
                 let head = (range.start - whole.start) as usize;
                 Ok(slab.freeze().slice(head..head + range.len() as usize))
             }
@@ -140,16 +141,16 @@ impl LocalFile {
 
     /// Fills a slab with the granules around `range`. Where the kernel has most of it in memory it is read through that, what is there copied on
     /// this thread since that waits for nothing; otherwise all is read by the disk past it, so that a model doesn't push out of it what others
-    /// need. Tells how much was in memory.
+    /// need. `resident` is how much that is, where it is known. Tells how much came from there.
     async fn fill(
         self: &Arc<Self>,
         handle: &Handle,
         range: ByteRange,
         mut slab: Slab,
+        resident: Option<u64>,
     ) -> Result<(Slab, u64)> {
         let whole = range.granules();
         let bytes = (whole.end.min(self.object.size_bytes) - whole.start) as usize;
-        let resident = resident_bytes(&self.buffered, range);
         let mostly = resident.is_some_and(|resident| resident >= range.len().div_ceil(2));
         let tried = match resident {
             Some(_) if !mostly => 0,
@@ -250,39 +251,70 @@ mod tests {
 
     use super::*;
 
+    const RANGE: ByteRange = ByteRange { start: 5, end: 3_000_001 };
+
+    /// A local file, open as the test's own and as a source.
+    fn local(path: &std::path::Path) -> (Vec<u8>, File, Arc<LocalFile>) {
+        let bytes: Vec<u8> = (0..RANGE.end).map(|at| (at % 251) as u8).collect();
+        std::fs::write(path, &bytes).unwrap();
+        let opened = File::open(path).unwrap();
+        opened.sync_all().unwrap();
+        let location = resolve(path.to_str().unwrap()).unwrap();
+        let head = Origins::new([].into()).unwrap();
+        let object = Arc::new(futures::executor::block_on(head.head(&location)).unwrap());
+        (bytes, opened, Arc::new(LocalFile::open(object).unwrap()))
+    }
+
+    async fn filled(file: &Arc<LocalFile>, resident: Option<u64>) -> Result<(Slab, u64)> {
+        let arena = Arena::new(BLOCK_BYTES).unwrap();
+        let region = arena.region("a block", BLOCK_BYTES as usize).unwrap();
+        let slab = region.allocate(RANGE.granules().len() as usize).await.unwrap();
+        file.fill(&Handle::current(), RANGE, slab, resident).await
+    }
+
     #[tokio::test]
     async fn the_bytes_are_the_same_whatever_of_them_is_in_memory() {
         // No temporary file system, which has everything in memory.
         let folder = tempfile::tempdir_in(".").unwrap();
-        let path = folder.path().join("model");
-        let bytes: Vec<u8> = (0..3_000_001u32).map(|at| (at % 251) as u8).collect();
-        std::fs::write(&path, &bytes).unwrap();
-        let opened = File::open(&path).unwrap();
-        opened.sync_all().unwrap();
-        let location = resolve(path.to_str().unwrap()).unwrap();
-        let object = Arc::new(Origins::new([].into()).unwrap().head(&location).await.unwrap());
-        let source = Source::Local(Arc::new(LocalFile::open(object).unwrap()));
-        let arena = Arena::new(BLOCK_BYTES).unwrap();
-        let region = arena.region("a block", BLOCK_BYTES as usize).unwrap();
-        let range = ByteRange::new(5, 3_000_001);
-        for dropped in [0, 1_000_000, 2_000_000, 3_000_001] {
-            drop(std::fs::read(&path).unwrap());
-            if let Some(len) = std::num::NonZero::new(dropped) {
-                fadvise(&opened, 0, Some(len), Advice::DontNeed).unwrap();
-            }
-            let resident = resident_bytes(&opened, range);
-            let came = Came::default();
-            let read = source.read(&Handle::current(), range, &region, &came).await.unwrap();
-            assert!(*read == bytes[5..], "{dropped} dropped");
-            let counted = (came.page_cache.into_inner(), came.file.into_inner());
-            assert_eq!(counted.0 + counted.1, range.len());
-            match resident {
-                Some(resident) if resident < range.len() / 2 => {
-                    assert_eq!(counted.0, 0, "past the kernel's memory");
+        let (bytes, opened, file) = local(&folder.path().join("model"));
+        for dropped in [0, 1_000_000, 2_000_000, RANGE.end] {
+            for told in [true, false] {
+                let mut all = Vec::new();
+                io::Read::read_to_end(&mut File::open(folder.path().join("model")).unwrap(), &mut all)
+                    .unwrap();
+                if let Some(len) = std::num::NonZero::new(dropped) {
+                    fadvise(&opened, 0, Some(len), Advice::DontNeed).unwrap();
                 }
-                Some(_) => assert!(counted.0 > 0, "from the kernel's memory"),
-                None => {}
+                let resident = resident_bytes(&opened, RANGE);
+                let first = resident_bytes(&opened, ByteRange::new(0, GRANULE_BYTES));
+                let (slab, counted) = filled(&file, resident.filter(|_| told)).await.unwrap();
+                assert!(slab[5..bytes.len()] == bytes[5..], "{dropped} dropped, told: {told}");
+                assert!(counted <= RANGE.len());
+                match (told, resident) {
+                    (true, Some(resident)) if resident < RANGE.len() / 2 => assert_eq!(counted, 0),
+                    (true, Some(_)) => assert!(counted > 0, "through the kernel's memory"),
+                    (true, None) => {}
+                    // The first granule speaks for all.
+                    (false, _) if first == Some(0) => assert_eq!(counted, 0),
+                    // Where a file system has no reads that must not wait, all comes from the disk.
+                    (false, _) => assert!(counted > 0 || file.copy_resident(0, &mut [0]) == 0),
+                }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_gets_shorter_has_changed_however_it_is_read() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let path = folder.path().join("model");
+        for resident in [None, Some(0), Some(RANGE.len())] {
+            let (_, _, file) = local(&path);
+            File::options().write(true).open(&path).unwrap().set_len(2_000_000).unwrap();
+            let found = filled(&file, resident).await.err();
+            assert!(
+                matches!(found, Some(Error::Cache(forebay_cache::Error::Changed { .. }))),
+                "{resident:?}: {found:?}"
+            );
         }
     }
 }

@@ -182,6 +182,18 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_fetched(folder:
         assert weights.prefetch(weights_only=True).declined_blocks == 0
 
 
+def test_files_that_are_held_leave_no_room_for_others(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (folder / name).write_bytes(np.random.default_rng(1).bytes(40 * MB))
+    with forebay.weights.open(folder, **cached(tmp_path)) as weights:
+        held = Path(weights.path("a.gguf"))
+        with pytest.raises(forebay.ConfigError, match=r"cache_limit.*b\.gguf"):
+            weights.path("b.gguf")
+        assert held.read_bytes() == (folder / "a.gguf").read_bytes(), "what is held stays"
+    with forebay.weights.open(folder, **cached(tmp_path)) as weights:
+        assert Path(weights.path("b.gguf")).read_bytes() == (folder / "b.gguf").read_bytes()
+
+
 def test_a_check_finds_a_flipped_bit_and_mends_it(folder: Path, tmp_path: Path) -> None:
     size = (folder / "model-1.safetensors").stat().st_size + (folder / "model-2.safetensors").stat().st_size
     with forebay.weights.open(folder, **cached(tmp_path)) as weights:
