@@ -338,8 +338,8 @@ class DeviceLoading:
         """Fills the group into memory of the caller's on the same device: `address` has room for its bytes, and is the
         caller's to write on that stream."""
 
-    def take(self) -> DeviceArray | None:
-        """Fills the group into memory of Forebay's: an array of its bytes, None where it has none."""
+    def take(self) -> DeviceArray:
+        """Fills the group into memory of Forebay's: an array of its bytes."""
 
     def copied_bytes(self) -> int:
         """Bytes that were handed to the bus."""

@@ -277,12 +277,12 @@ impl DeviceLoading {
         // Frameworks write the legacy default stream as 0.
         let stream = if stream == 0 { RawStream::LEGACY } else { RawStream(stream) };
         // SAFETY: promised by the caller, which is the package itself.
-        self.go_on(py, |loading| unsafe { loading.copy_to(Address(address), stream, SLICE) }).map(drop)
+        self.go_on(py, |loading| unsafe { loading.copy_to(Address(address), stream, SLICE) })
     }
 
-    /// Fills the group into memory of Forebay's: an array of its bytes, None where it has none.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<DeviceArray>> {
-        Ok(self.go_on(py, |loading| loading.copy(SLICE))?.map(DeviceArray::new))
+    /// Fills the group into memory of Forebay's: an array of its bytes.
+    fn take(&self, py: Python<'_>) -> PyResult<DeviceArray> {
+        self.go_on(py, |loading| loading.copy(SLICE)).map(DeviceArray::new)
     }
 
     /// Bytes that were handed to the bus.
@@ -299,11 +299,11 @@ impl DeviceLoading {
 }
 
 impl DeviceLoading {
-    fn go_on(
+    fn go_on<T: Send>(
         &self,
         py: Python<'_>,
-        mut step: impl FnMut(&mut OnDevice) -> forebay_loader::Result<Step> + Send,
-    ) -> PyResult<Option<forebay_loader::batch::DeviceArray>> {
+        mut step: impl FnMut(&mut OnDevice) -> forebay_loader::Result<Step<T>> + Send,
+    ) -> PyResult<T> {
         let shared = check(py, self.loading.get())?;
         loop {
             let model = self.weights.get().model(py)?;
@@ -316,7 +316,7 @@ impl DeviceLoading {
                 None => return Err(raise(py, &forebay_loader::Error::Closed)),
                 Some(stepped) => match check(py, stepped)? {
                     Step::More => py.check_signals()?,
-                    Step::Done(array) => return Ok(array),
+                    Step::Done(done) => return Ok(done),
                 },
             }
         }

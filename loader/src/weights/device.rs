@@ -81,11 +81,11 @@ pub struct Coming {
 
 /// How far a group has come.
 #[derive(Debug)]
-pub enum Step {
+pub enum Step<T> {
     /// Something was copied, or waited for.
     More,
     /// All of it has been handed to the device.
-    Done(Option<DeviceArray>),
+    Done(T),
 }
 
 impl Weights {
@@ -212,7 +212,7 @@ impl DeviceLoading {
     /// # Errors
     /// Whatever reading gave; the driver's.
     #[allow(unsafe_code)]
-    pub unsafe fn copy_to(&mut self, to: Address, stream: RawStream, time: Duration) -> Result<Step> {
+    pub unsafe fn copy_to(&mut self, to: Address, stream: RawStream, time: Duration) -> Result<Step<()>> {
         self.go_on(time, |staging, bytes, offset| {
             // SAFETY: as the caller promises.
             unsafe { staging.copy_to(bytes, to.offset(offset), stream) }
@@ -223,7 +223,7 @@ impl DeviceLoading {
     ///
     /// # Errors
     /// As [`Self::copy_to`]; [`forebay_gpu::Error::OverBudget`] where those who hold tensors must let some go first.
-    pub fn copy(&mut self, time: Duration) -> Result<Step> {
+    pub fn copy(&mut self, time: Duration) -> Result<Step<DeviceArray>> {
         let Some(ground) = self.memory.clone() else { return Err(Error::Closed) };
         let Some((group, _, slab)) = &mut self.current else { return Err(Error::Closed) };
         let (bytes, mut slab) = (group.bytes, slab.take());
@@ -249,9 +249,9 @@ impl DeviceLoading {
         }
         let Some(mut slab) = slab else { return Ok(Step::More) };
         match self.go_on(time, |staging, bytes, offset| staging.copy(bytes, &mut slab, offset))? {
-            Step::Done(_) => {
+            Step::Done(()) => {
                 self.current = None;
-                Ok(Step::Done(Some(self.array(slab, ground)?)))
+                Ok(Step::Done(self.array(slab, ground)?))
             }
             Step::More => {
                 if let Some((_, _, place)) = &mut self.current {
@@ -274,7 +274,7 @@ impl DeviceLoading {
         &mut self,
         time: Duration,
         mut copy: impl FnMut(&mut Staging, Lease, u64) -> forebay_gpu::Result<Arc<Event>>,
-    ) -> Result<Step> {
+    ) -> Result<Step<()>> {
         let until = Instant::now() + time;
         while self.current.as_ref().is_some_and(|(_, left, _)| *left > 0) {
             let Some((span, read)) = self.read(until)? else { return Ok(Step::More) };
@@ -287,7 +287,7 @@ impl DeviceLoading {
                 *left = left.saturating_sub(bytes);
             }
         }
-        Ok(Step::Done(None))
+        Ok(Step::Done(()))
     }
 
     /// The next span and its bytes; none where they take longer. Slots that the device is done with are given back meanwhile: reads wait for

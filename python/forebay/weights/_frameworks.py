@@ -84,7 +84,7 @@ class Torch:
             if is_packed:
                 shape = packed(dtype, shape)
             if nbytes == 0:
-                return self.torch.empty(shape, dtype=kind, device=None if base is None else base.device)
+                return self.torch.empty(shape, dtype=kind, device=base.device)
             view = views.get(dtype)
             if view is None:
                 whole = base.numel() // kind.itemsize * kind.itemsize
@@ -195,10 +195,6 @@ class Dlpack:
                 name, shape = "uint8", packed(dtype, shape)
             elif name.startswith("float8"):
                 name = "uint8"
-            if base is None:
-                raise SafetensorError(
-                    "tensors without bytes can't be had by DLPack alone: take them with framework='pt'"
-                )
             return base._part(offset, name, list(shape))
 
         return tensor

@@ -292,11 +292,15 @@ class Weights:
         try:
             for base, members in groups:
                 tensor = kind.tensors(base)
-                for want, offset, nbytes in members:
+                del base
+                for place, (want, offset, nbytes) in enumerate(members, 1):
                     number, part = wanted[want]
                     shape = self._shapes[number] if part is None else tuple(stop - start for start, stop in part)
-                    yield self._names[number], tensor(offset, nbytes, self._dtypes[number], shape)
-                del base, tensor
+                    made = [tensor(offset, nbytes, self._dtypes[number], shape)]
+                    if place == len(members):
+                        # Who lets the last one go lets the memory go: nothing here holds it.
+                        del tensor
+                    yield self._names[number], made.pop()
         finally:
             groups.close()  # type: ignore[attr-defined] # A generator.
             _say_notices()
@@ -321,9 +325,8 @@ class Weights:
 
     @property
     def stats(self) -> dict[str, int]:
-        """Bytes that came so far, by where they came from: the cache's "host" memory, the cache folder ("disk"), the
-        "origin", and of local
-        files the kernel's "page_cache" or their disk ("file")."""
+        """Bytes of tensors that came so far (headers are not counted), by where they came from: the cache's "host" memory, the
+        cache folder ("disk"), the "origin", and of local files the kernel's "page_cache" or their disk ("file")."""
         return dict(zip(("host", "disk", "origin", "page_cache", "file"), self._core.came(), strict=True))
 
     def close(self) -> None:

@@ -67,11 +67,10 @@ def _on_host(loading: _forebay.Loading, kind: Any) -> Iterator[tuple[Any, list[M
     try:
         while (came := loading.next()) is not None:
             memory, members = came
-            del came
-            base = kind.base(memory)
-            del memory
-            yield base, members
-            del base
+            handed = [kind.base(memory)]
+            # What is handed over is held by nobody here.
+            del came, memory
+            yield handed.pop(), members
     finally:
         loading.close()
 
@@ -82,10 +81,10 @@ def _in_torch(loading: _forebay.DeviceLoading, kind: Torch, device: str) -> Iter
         while (coming := loading.next()) is not None:
             nbytes, members = coming
             base, stream = kind.empty(nbytes, device)
-            if nbytes:
-                loading.fill(base.data_ptr(), stream)
-            yield base, members
+            loading.fill(base.data_ptr(), stream)
+            handed = [base]
             del base
+            yield handed.pop(), members
     finally:
         loading.close()
 
@@ -95,10 +94,6 @@ def _in_leases(loading: _forebay.DeviceLoading, kind: Any) -> Iterator[tuple[Any
     try:
         while (coming := loading.next()) is not None:
             _, members = coming
-            array = loading.take()
-            base = None if array is None else kind.base(array)
-            del array
-            yield base, members
-            del base
+            yield kind.base(loading.take()), members
     finally:
         loading.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import forebay
+import numpy as np
 import pytest
 from children import Child, program
 from conftest import need_weed
@@ -205,6 +207,24 @@ def test_tensors_stay_when_their_model_is_evicted(tmp_path: Path) -> None:
     assert evicted["freed_bytes"] >= model.nbytes
     shutil.rmtree(tmp_path / "cache")
     assert all(model.is_whole(each) for each in (loaded, streamed, leased))
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_memory_is_let_go_with_the_last_tensor_in_it(tmp_path: Path, owned: bool) -> None:
+    model, seen = make(tmp_path / "model"), 0
+    with weights.open(model.folder) as opened:
+        for name, array in opened.stream(framework="np", owned=owned):
+            if opened.info(name).nbytes < MIB:
+                continue
+            # It has memory of its own.
+            root: Any = array
+            while isinstance(root.base, np.ndarray):
+                root = root.base
+            memory = weakref.ref(root)
+            del array, root
+            assert memory() is None, "before the next tensor is asked for"
+            seen += 1
+    assert seen > 1
 
 
 def test_the_program_makes_room_around_an_open_model(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ fn load_onto(model: &Model<'_>, which: &Which) -> Result<OnDevice, Failure> {
         loop {
             match loading.copy(SLICE)? {
                 Step::More => model.go_on()?,
-                Step::Done(array) => break kept.extend(array),
+                Step::Done(array) => break kept.push(array),
             }
         }
         bar.inc(coming.members.iter().map(|member| member.bytes).sum());
