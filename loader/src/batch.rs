@@ -75,11 +75,15 @@ impl DeviceArray {
     /// A C-contiguous array of a part of its bytes, from `offset` on, over the same memory; none where they reach behind the end.
     #[must_use]
     pub fn part(&self, offset: u64, dtype: DType, shape: Vec<usize>) -> Option<Self> {
-        let Array { shape, strides, .. } = Array::new(dtype, shape, Lease::from_vec(Vec::new()));
-        let elements = shape.iter().try_fold(1u64, |all, &size| all.checked_mul(size as u64))?;
+        let empty = shape.contains(&0);
+        let elements = shape.iter().try_fold(1u64, |all, &size| all.checked_mul(size as u64));
+        let elements = if empty { 0 } else { elements? };
         let end = elements.checked_mul(dtype.size() as u64)?.checked_add(offset)?;
-        let part = Self { dtype, shape, strides, offset: self.offset + offset, memory: self.memory.clone() };
-        (end <= self.bytes()).then_some(part)
+        if end > self.bytes() {
+            return None;
+        }
+        let Array { shape, strides, .. } = Array::new(dtype, shape, Lease::from_vec(Vec::new()));
+        Some(Self { dtype, shape, strides, offset: self.offset + offset, memory: self.memory.clone() })
     }
 
     /// Its first byte, as the device counts.
@@ -91,9 +95,10 @@ impl DeviceArray {
 impl Array {
     /// A C-contiguous one.
     pub(crate) fn new(dtype: DType, shape: Vec<usize>, data: Lease) -> Self {
-        let mut strides = vec![1; shape.len()];
+        let mut strides = vec![1_usize; shape.len()];
         for at in (1..shape.len()).rev() {
-            strides[at - 1] = strides[at] * shape[at].max(1);
+            // Without elements, sizes may be anything, and strides mean nothing.
+            strides[at - 1] = strides[at].saturating_mul(shape[at].max(1));
         }
         Self { dtype, shape, strides, data }
     }
