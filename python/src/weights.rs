@@ -28,7 +28,7 @@ pub(crate) struct Weights {
     model: Owned<Mutex<Option<Arc<Model>>>>,
 }
 
-/// What a check counted, in blocks and bytes.
+/// What a check counted, in bytes.
 type Counted = (u64, u64, u64, u64);
 
 /// One range of indexes for each dimension.

@@ -110,6 +110,15 @@ fn version(file: &File, found: &Metadata) -> Version {
     if fuse { Version::Modified(modified_ns) } else { Version::File { modified_ns, inode: found.ino() } }
 }
 
+/// Whether an open file is the version of it that was found.
+///
+/// # Errors
+/// What the system answers to the question.
+pub fn is_version(file: &File, object: &ObjectMeta) -> io::Result<bool> {
+    let found = file.metadata()?;
+    Ok(found.len() == object.size_bytes && version(file, &found) == object.version)
+}
+
 /// The bytes of an open file, one blocking read each; its version is checked again behind the last one.
 fn chunks(file: Arc<File>, object: ObjectMeta, range: ByteRange) -> Body {
     stream::try_unfold(range, move |left| {
@@ -121,9 +130,7 @@ fn chunks(file: Arc<File>, object: ObjectMeta, range: ByteRange) -> Body {
             let next = ByteRange::new(left.start, left.end.min(left.start + CHUNK_BYTES));
             let bytes = blocking(move || {
                 let bytes = read(&file, next)?;
-                let found = file.metadata().map_err(fault)?;
-                let same = found.len() == object.size_bytes && version(&file, &found) == object.version;
-                if same { Ok(bytes) } else { Err(Fault::Changed) }
+                if is_version(&file, &object).map_err(fault)? { Ok(bytes) } else { Err(Fault::Changed) }
             });
             Ok(Some((bytes.await?, ByteRange::new(next.end, left.end))))
         }

@@ -89,7 +89,10 @@ pub fn resolve(url: &str) -> Result<Location> {
 }
 
 /// Where a local path is, as a `file://` URL; relative paths start at the working folder.
-pub(super) fn path_location(path: &Path) -> Result<Location> {
+///
+/// # Errors
+/// [`Error::Config`] for a relative path where there is no working folder.
+pub fn path_location(path: &Path) -> Result<Location> {
     let absolute = std::path::absolute(path)
         .map_err(|why| Error::config(format!("{}: can't be made absolute: {why}", path.display())))?;
     let encoded = percent_encode(absolute.as_os_str().as_bytes(), IN_FILE_URL);

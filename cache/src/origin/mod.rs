@@ -29,7 +29,8 @@ use futures::stream::BoxStream;
 use crate::error::Result;
 use crate::object::{ByteRange, Location, ObjectMeta};
 
-pub use location::{local_path, resolve};
+pub use local::is_version;
+pub use location::{local_path, path_location, resolve};
 use origins::Notes;
 pub use origins::Origins;
 

@@ -79,7 +79,7 @@ async fn fetch(place: &Place<'_>, arguments: &Arguments) -> Result<Shards, Failu
         cache.advise(&object.id, whole::range(object), Advice::WillNeed);
     }
     let bar = place.reporter.bar("prefetching", bytes);
-    let dir = cache.status().await?.dir;
+    let dir = place.session.dir().to_owned();
     let (start, before) = (Instant::now(), cache.stats().origin_bytes);
     let done = whole::bring(cache, &objects, &|bytes| bar.inc(bytes)).await?;
     bar.finish_and_clear();

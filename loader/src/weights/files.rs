@@ -113,9 +113,9 @@ impl Weights {
         self.ground.until(stop, self.bring(weights_only, &|_| {}))
     }
 
-    /// The cache that its files go through; none where all are read where they lie.
-    pub(crate) fn cache(&self) -> Option<&Cache> {
-        self.ground.session.as_ref().map(|session| session.cache())
+    /// The session that its files go through; none where all are read where they lie.
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        self.ground.session.as_ref()
     }
 
     /// Whether a file of the weights goes through the cache.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use forebay_cache::origin::{Origin, local_path, resolve};
+use forebay_cache::origin::{Origin, local_path, path_location, resolve};
 use forebay_cache::{Location, ObjectMeta};
 use futures::TryStreamExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -100,7 +100,10 @@ async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
         Err(_) => name.ends_with(WEIGHTS) || location.as_str().contains('?'),
     };
     if is_file {
-        let file = Named { name: name.to_owned(), location };
+        // URLs of files and of HTTP have names percent-encoded.
+        let encoded = is_http(&location) || local_path(&location).is_ok();
+        let decoded = || percent_decode_str(name).decode_utf8_lossy().into_owned();
+        let file = Named { name: if encoded { decoded() } else { name.to_owned() }, location };
         return Ok(Found { files: vec![file], ..Found::default() });
     }
     let folder = Folder::list(&location, origin).await?;
@@ -129,16 +132,23 @@ pub(super) fn pickle(location: &Location) -> Error {
 pub(super) fn within(folder: &Location, name: &str) -> Location {
     const PLAIN: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-    let folder = folder.as_str();
-    if folder.starts_with("http://") || folder.starts_with("https://") {
-        return Location::new(format!("{folder}{}", utf8_percent_encode(name, PLAIN)));
+    if is_http(folder) {
+        return Location::new(format!("{}{}", folder.as_str(), utf8_percent_encode(name, PLAIN)));
     }
-    Location::new(format!("{folder}{name}"))
+    Location::new(format!("{}{name}", folder.as_str()))
+}
+
+fn is_http(location: &Location) -> bool {
+    location.as_str().starts_with("http://") || location.as_str().starts_with("https://")
 }
 
 /// The folder that a location is in, with its slash.
 pub(super) fn parent(location: &Location) -> Location {
-    let path = location.as_str();
+    let mut path = location.as_str();
+    if is_http(location) {
+        // A query may have slashes; keys of stores may have question marks.
+        path = path.split(['?', '#']).next().unwrap_or(path);
+    }
     Location::new(&path[..=path.rfind('/').unwrap_or(path.len() - 1)])
 }
 
@@ -254,7 +264,7 @@ impl Index {
                 ));
             }
             if is_pickle(file) {
-                return Err(pickle(&Location::new(format!("{}{file}", parent(location).as_str()))));
+                return Err(pickle(&within(&parent(location), file)));
             }
         }
         Ok(Self { location: location.clone(), tensors })
@@ -269,9 +279,7 @@ impl Index {
         let local = folder.as_str().starts_with("file://");
         let at = |name: &String| -> Result<Location> {
             if local {
-                // A path, whose special characters a file:// URL writes otherwise.
-                let path = local_path(folder)?.join(name);
-                return Ok(resolve(&path.to_string_lossy())?);
+                return Ok(path_location(&local_path(folder)?.join(name))?);
             }
             Ok(within(folder, name))
         };
@@ -342,6 +350,34 @@ mod tests {
         ] {
             assert!(!is_inside(name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_folder_of_a_signed_url_is_that_of_its_path() {
+        let of = |url: &str| parent(&Location::new(url)).as_str().to_owned();
+        assert_eq!(of("https://host/m/model.safetensors.index.json?sig=a/b#c/d"), "https://host/m/");
+        assert_eq!(
+            of("s3://models/what?/a.safetensors"),
+            "s3://models/what?/",
+            "keys may have any character"
+        );
+    }
+
+    #[test]
+    fn the_usual_index_counts_or_the_only_one() {
+        let found = |names: &[&str]| {
+            let file = |name: &&str| {
+                let object = forebay_cache::ObjectMeta::new(at(name), 1, forebay_cache::Version::Modified(1));
+                ((*name).to_owned(), object)
+            };
+            Folder { location: at(""), files: names.iter().map(file).collect() }.index()
+        };
+        let (usual, fp16, bf16) =
+            (USUAL_INDEX, "model.fp16.safetensors.index.json", "model.bf16.safetensors.index.json");
+        assert_eq!(found(&["a.safetensors"]), None);
+        assert_eq!(found(&["a.safetensors", fp16]).as_deref(), Some(fp16));
+        assert_eq!(found(&[fp16, bf16]), None, "variants of one model");
+        assert_eq!(found(&[fp16, usual, bf16]).as_deref(), Some(usual));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::files::Beside;
 use super::find::{Folder, Found, Index, Named, find, wrong};
 use super::header::{Header, LENGTH_BYTES, Tensor};
 use super::layout::{Placement, Want, groups};
-use super::load::{Loading, Reader};
+use super::load::{Loading, Reader, Task};
 use super::pins::Pin;
 use super::slice::Part;
 use super::slots::{SLOT_BYTES, Slots};
@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::options::CacheSettings;
 use crate::session::{Session, loaders_bytes};
 use crate::stop::Stop;
+use crate::threads::default_threads;
+use crate::whole::{TooLarge, check_room};
 
 /// Threads that make memory resident, check and copy: a thread is worth some 5 GB/s.
 const MOST_WORKERS: usize = 8;
@@ -107,9 +109,8 @@ impl Ground {
             Some(session) => session.origins(),
             None => Arc::new(Origins::new(settings.cache.storage_options.clone())?),
         };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(processors.clamp(2, MOST_WORKERS))
+            .worker_threads(default_threads().clamp(2, MOST_WORKERS))
             .max_blocking_threads(FILE_READS)
             .thread_name("forebay-load")
             .enable_all()
@@ -142,8 +143,7 @@ impl Ground {
     async fn source(&self, location: &Location) -> Result<Source> {
         if local_path(location).is_ok() && !self.cache_local {
             let object = Arc::new(self.origin.head(location).await?);
-            let opened = self.handle.spawn_blocking(move || LocalFile::open(object)).await;
-            let file = opened.map_err(|error| Error::Panic { message: error.to_string() })??;
+            let file = Task::blocking(&self.handle, move || LocalFile::open(object)).await?;
             return Ok(Source::Local(Arc::new(file)));
         }
         let Some(session) = &self.session else {
@@ -156,7 +156,8 @@ impl Ground {
         Ok(Source::Cached(cache, object))
     }
 
-    /// Slots for reads that go on from there: as many as there is room for, up to `most` and a half of `host_memory_limit`; so many more of
+    /// Slots for reads that go on from there: as many as there is room for, up to `most` and a half of `host_memory_limit`, or of what the cache
+    /// leaves of it to loaders; so many more of
     /// `beside_bytes`; and the arena that they are in.
     pub(super) fn slots(
         &self,
@@ -350,12 +351,12 @@ impl Weights {
 
 /// What is cached of a model may be more than the folder takes: it is read all the same, and each time anew.
 fn say_if_too_large(sources: &[Source], limit_bytes: u64) {
-    let bytes = |source: &Source| match source {
-        Source::Cached(_, object) => object.size_bytes,
-        Source::Local(_) => 0,
+    let cached = |source: &Source| match source {
+        Source::Cached(_, object) => Some(object.clone()),
+        Source::Local(_) => None,
     };
-    let bytes: u64 = sources.iter().map(bytes).sum();
-    if bytes > limit_bytes {
+    let objects: Vec<_> = sources.iter().filter_map(cached).collect();
+    if let Err(TooLarge { bytes, .. }) = check_room(&objects, limit_bytes) {
         tracing::warn!(
             "the model's files take {bytes} bytes, and cache_limit is {limit_bytes}: what finds no room is fetched again each time"
         );

@@ -4,16 +4,15 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use forebay_cache::io::{Children, IoFile, map, resident_bytes};
 use forebay_cache::memory::{Region, Slab};
 use forebay_cache::object::GRANULE_BYTES;
-use forebay_cache::origin::local_path;
-use forebay_cache::{ByteRange, Cache, Lease, ObjectMeta, Version};
+use forebay_cache::origin::{is_version, local_path};
+use forebay_cache::{ByteRange, Cache, Lease, ObjectMeta};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::runtime::Handle;
 
@@ -52,7 +51,6 @@ pub(super) struct LocalFile {
     /// None where its file system has no direct reads.
     direct: Option<File>,
     refused: AtomicBool,
-    changed: (i64, i64, u64),
 }
 
 impl Source {
@@ -99,44 +97,25 @@ impl LocalFile {
     /// Opens the version that `object` is.
     pub(super) fn open(object: Arc<ObjectMeta>) -> Result<Self> {
         let path = local_path(&object.location)?;
-        let failed = |error: io::Error| Error::Cache(disk(&path, &error));
+        let failed = |error| disk(&object, error);
         let buffered = File::open(&path).map_err(failed)?;
         let direct = IoFile::open_readable(&path).map_err(failed)?;
         let direct = direct.is_direct().then(|| direct.into_file());
-        let changed = state(&buffered).map_err(failed)?;
-        let opened = Self { object, buffered, direct, refused: AtomicBool::new(false), changed };
-        if opened.is(&opened.buffered.metadata().map_err(failed)?) {
-            Ok(opened)
-        } else {
-            Err(opened.replaced(ByteRange::new(0, 0)))
+        // Two names of one version: the file may be replaced between them.
+        let same = |file: &File| is_version(file, &object).map_err(failed);
+        if !same(&buffered)? || !direct.as_ref().map_or(Ok(true), same)? {
+            return Err(replaced(&object, ByteRange::new(0, 0)));
         }
+        Ok(Self { object, buffered, direct, refused: AtomicBool::new(false) })
     }
 
     /// Its bytes where they lie, as private memory.
     pub(super) fn map(self: &Arc<Self>) -> Result<Lease> {
-        let failed = |error: io::Error| -> Error {
-            let path = local_path(&self.object.location).unwrap_or_default();
-            disk(&path, &error).into()
-        };
-        if state(&self.buffered).map_err(failed)? != self.changed {
-            return Err(self.replaced(ByteRange::new(0, self.object.size_bytes)));
+        let failed = |error| disk(&self.object, error);
+        if !is_version(&self.buffered, &self.object).map_err(failed)? {
+            return Err(replaced(&self.object, ByteRange::new(0, self.object.size_bytes)));
         }
         map(&self.buffered, self.object.size_bytes, Children::Share, self.clone()).map_err(failed)
-    }
-
-    /// Whether the open file is the version that was found.
-    fn is(&self, found: &std::fs::Metadata) -> bool {
-        let now = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-        let same = match &self.object.version {
-            Version::File { modified_ns, inode } => (*modified_ns, *inode) == (now, found.ino()),
-            Version::Modified(modified_ns) => *modified_ns == now,
-            _ => true,
-        };
-        same && found.len() == self.object.size_bytes
-    }
-
-    fn replaced(&self, range: ByteRange) -> Error {
-        forebay_cache::Error::Changed { location: self.object.location.clone(), range }.into()
     }
 
     /// Fills a slab with the granules around `range`. Where the kernel has most of it in memory it is read through that, what is there copied on
@@ -162,24 +141,21 @@ impl LocalFile {
         if tried > 0 && copied == tried {
             copied += self.copy_resident(whole.start + tried as u64, &mut slab[tried..bytes]);
         }
-        let (mut rest, mut now) = (Ok(()), None);
+        let (mut rest, mut same) = (Ok(()), None);
         if copied < bytes {
             let file = self.clone();
             let reading = Task::blocking(handle, move || {
                 let read = file.read_rest(whole.start, copied, &mut slab, mostly);
-                Ok((slab, read, state(&file.buffered)))
+                Ok((slab, read, is_version(&file.buffered, &file.object)))
             });
             let found;
             (slab, rest, found) = reading.await?;
-            now = Some(found);
+            same = Some(found);
         }
-        let failed = |error: io::Error| -> Error {
-            let path = local_path(&self.object.location).unwrap_or_default();
-            disk(&path, &error).into()
-        };
+        let failed = |error| disk(&self.object, error);
         // Also where it has got shorter than what is read.
-        if now.unwrap_or_else(|| state(&self.buffered)).map_err(failed)? != self.changed {
-            return Err(self.replaced(range));
+        if !same.unwrap_or_else(|| is_version(&self.buffered, &self.object)).map_err(failed)? {
+            return Err(replaced(&self.object, range));
         }
         rest.map_err(failed)?;
         let copied = (copied as u64).saturating_sub(range.start - whole.start).min(range.len());
@@ -229,17 +205,13 @@ impl LocalFile {
     }
 }
 
-fn state(file: &File) -> io::Result<(i64, i64, u64)> {
-    let found = file.metadata()?;
-    Ok((found.mtime(), found.mtime_nsec(), found.len()))
+fn replaced(object: &ObjectMeta, range: ByteRange) -> Error {
+    forebay_cache::Error::Changed { location: object.location.clone(), range }.into()
 }
 
-fn disk(path: &std::path::Path, error: &io::Error) -> forebay_cache::Error {
-    forebay_cache::Error::Disk {
-        path: PathBuf::from(path),
-        what: "reading it".into(),
-        source: Arc::new(io::Error::new(error.kind(), error.to_string())),
-    }
+fn disk(object: &ObjectMeta, error: io::Error) -> Error {
+    let path = local_path(&object.location).unwrap_or_default();
+    Error::Cache(forebay_cache::Error::Disk { path, what: "reading it".into(), source: Arc::new(error) })
 }
 
 #[cfg(test)]

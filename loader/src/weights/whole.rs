@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_cache::origin::{local_path, resolve};
+use forebay_cache::origin::{local_path, path_location};
 use forebay_cache::share::{View, Whole};
 use forebay_cache::stats::DiskState;
 use forebay_cache::{Lease, Location, ObjectMeta};
 
 use super::files::{fetch_whole, mend};
 use super::find::{is_inside, parent, within};
+use super::load::Task;
 use super::model::Weights;
 use super::source::Source;
 use crate::error::{Error, Result};
@@ -40,17 +41,20 @@ pub(super) struct Shown {
 
 impl Weights {
     /// The bytes of a file of the weights as memory of this process, without a copy: a local file's where it lies, a cached one's in the cache
-    /// folder, checked once and held there for as long as the memory is. Writing to it changes a copy and never the file. A forked child
+    /// folder, checked once and held there for as long as the memory is, or the model is open. Writing to it changes a copy and never the file. A forked child
     /// has no memory of cached files.
     ///
     /// # Errors
     /// [`forebay_cache::Error::Changed`] for a local file that was replaced; where the cache has no room for all of a file.
     pub fn map(&self, file: usize, stop: &Stop) -> Result<Lease> {
         self.ground.check_process()?;
-        match (&self.reader.files[file], &self.ground.session) {
-            (Source::Local(local), _) => local.map(),
-            (Source::Cached(..), None) => Err(Error::Closed),
-            (Source::Cached(_, object), Some(session)) => {
+        match (self.reader.files.get(file), &self.ground.session) {
+            (None, _) => {
+                Err(Error::config(format!("the model has {} files: there is no {file}", self.files().len())))
+            }
+            (Some(Source::Local(local)), _) => local.map(),
+            (Some(Source::Cached(..)), None) => Err(Error::Closed),
+            (Some(Source::Cached(_, object)), Some(session)) => {
                 let held = self.ground.until(stop, self.hold(session, object))?;
                 Ok(held.whole.map(held.session.clone())?)
             }
@@ -108,7 +112,7 @@ impl Weights {
             return Err(Error::Closed);
         };
         let location = match local_path(beside) {
-            Ok(path) => resolve(&path.with_file_name("").join(name).to_string_lossy())?,
+            Ok(path) => path_location(&path.with_file_name(name))?,
             Err(_) => within(&parent(beside), name),
         };
         Ok((location, None))
@@ -155,8 +159,7 @@ impl Weights {
             };
             let mapped = whole.map(Arc::new(()))?;
             let of_check = whole.clone();
-            let check = self.ground.handle.spawn_blocking(move || of_check.mismatch(&mapped));
-            let bad = check.await.map_err(|error| Error::Panic { message: error.to_string() })?;
+            let bad = Task::blocking(&self.ground.handle, move || Ok(of_check.mismatch(&mapped))).await?;
             let Some(block) = bad else {
                 let held = Arc::new(Held { whole, session: session.clone() });
                 return Ok(self.beside.held.lock().entry(object.id).or_insert(held).clone());

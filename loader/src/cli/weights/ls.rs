@@ -74,8 +74,8 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
 
 /// Cached blocks by object; none where no cache is used.
 async fn cached(model: &Model<'_>) -> crate::Result<Option<HashMap<ObjectId, u32>>> {
-    let Some(cache) = model.weights.cache() else { return Ok(None) };
-    let objects = cache.status().await?.objects;
+    let Some(session) = model.weights.session() else { return Ok(None) };
+    let objects = session.cache().status().await?.objects;
     Ok(Some(objects.into_iter().map(|object| (object.id, object.cached_blocks)).collect()))
 }
 

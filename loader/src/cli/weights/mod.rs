@@ -97,11 +97,15 @@ impl<'a> Model<'a> {
     }
 
     /// Runs `work` to its end, or until the user interrupts; `left` then says what became of it.
-    fn run<T>(&self, left: &'static str, work: impl Future<Output = crate::Result<T>>) -> Result<T, Failure> {
+    fn run<T, E: Into<Failure>>(
+        &self,
+        left: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
         self.weights.handle().block_on(async {
             tokio::select! {
                 () = self.interrupt.wait() => Err(Failure::Interrupted(left)),
-                done = work => Ok(done?),
+                done = work => done.map_err(Into::into),
             }
         })
     }

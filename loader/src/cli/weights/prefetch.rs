@@ -10,6 +10,7 @@ use super::super::fetched::Fetched;
 use super::super::interrupt::Interrupt;
 use super::super::output::{self, Report};
 use super::{Model, ModelArguments};
+use crate::error::Error;
 use crate::weights::Brought;
 
 /// Bring all files of a model into the cache: the weights and, of a folder, tokenizers, configurations, compile caches: every file that
@@ -33,7 +34,7 @@ struct Files {
 pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> Result<(), Failure> {
     let start = Instant::now();
     let model = Model::open(&arguments.model, interrupt)?;
-    let Some(cache) = model.weights.cache() else {
+    let Some(session) = model.weights.session() else {
         return Err(Failure::Usage(
             "these files are local and read where they lie; name a --cache-dir to cache them, as those of a slow mount"
                 .into(),
@@ -42,28 +43,27 @@ pub(super) fn run(arguments: &Arguments, json: bool, interrupt: &Interrupt) -> R
     let bar = model.reporter.bar("prefetching", model.weights.cached_bytes(arguments.weights_only));
     let progress = |bytes| bar.inc(bytes);
     let fetch = async {
-        let done = model.weights.bring(arguments.weights_only, &progress).await?;
-        Ok((done, cache.status().await?.dir))
+        let brought = model.weights.bring(arguments.weights_only, &progress).await;
+        brought.map_err(|error| roomier(error, arguments.weights_only))
     };
     let fetched = model.run("what was fetched is kept: the same command goes on from there", fetch);
     bar.finish_and_clear();
-    let (Brought { files, bytes, blocks }, dir) =
-        fetched.map_err(|failure| roomier(failure, arguments.weights_only))?;
+    let Brought { files, bytes, blocks } = fetched?;
     // With what was read for the headers.
-    let fetched = Fetched::new(dir, bytes, blocks, start, 0, &cache.stats());
+    let fetched = Fetched::new(session.dir().to_owned(), bytes, blocks, start, 0, &session.cache().stats());
     let report = Files { files, fetched };
     output::print(&report, json)?;
     report.fetched.check()
 }
 
 /// Says what else would fit.
-fn roomier(failure: Failure, weights_only: bool) -> Failure {
-    match failure {
-        Failure::Failed(text) if text.starts_with("cache_limit") => {
+fn roomier(error: Error, weights_only: bool) -> Failure {
+    match error {
+        Error::Cache(forebay_cache::Error::QuotaTooSmall { .. }) => {
             let or = if weights_only { "" } else { ", or --weights-only" };
-            Failure::Failed(format!("{text}; give a larger --cache-limit{or}"))
+            Failure::Failed(format!("{error}; give a larger --cache-limit{or}"))
         }
-        other => other,
+        other => other.into(),
     }
 }
 
