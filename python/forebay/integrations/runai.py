@@ -24,6 +24,7 @@ from typing import Any
 
 from forebay import _forebay, weights
 from forebay._errors import ConfigError, StateError
+from forebay._loader import _storage_options
 from forebay.weights._frameworks import Torch
 
 __all__ = ["Offsets", "S3Credentials", "SafetensorsStreamer", "TensorMetadata", "list_safetensors", "pull_files"]
@@ -253,8 +254,10 @@ def _described(opened: weights.Weights, names: frozenset[str] | None) -> dict[in
     """The tensors of each file that are asked for, by the file's place."""
     place = {file.name: number for number, file in enumerate(opened.files)}
     every = [opened.info(name) for name in opened]
-    # Tensors fill a file from its header on, without holes.
-    begins = {file: min(info.offset for info in every if info.file == file) for file in {info.file for info in every}}
+    # Tensors fill a file from its header on, without holes, and come in the order of their bytes.
+    begins: dict[str, int] = {}
+    for info in every:
+        begins.setdefault(info.file, info.offset)
     described: dict[int, list[TensorMetadata]] = {number: [] for number in place.values()}
     for info in every:
         if names is None or info.name in names:
@@ -267,7 +270,7 @@ def _described(opened: weights.Weights, names: frozenset[str] | None) -> dict[in
 
 
 def _options(given: Mapping[str, Any] | None, paths: Sequence[Any], credentials: Any) -> dict[str, str]:
-    return {name: str(value) for name, value in {**(given or {}), **_s3_options(paths, credentials)}.items()}
+    return {**_storage_options(given), **_s3_options(paths, credentials)}
 
 
 def _s3_options(paths: Sequence[Any], credentials: Any) -> dict[str, str]:

@@ -199,10 +199,6 @@ class Dlpack:
 
         return tensor
 
-    def contiguous(self, part: Any) -> Any:
-        """A part is read as one."""
-        return part
-
 
 def framework(name: Any) -> Torch | Numpy | Dlpack:
     """What makes tensors, by safetensors' names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forebay._errors import ConfigError
 from forebay.weights import _model, _places
 from forebay.weights._errors import SafetensorError
-from forebay.weights._frameworks import BITS
+from forebay.weights._frameworks import BITS, Dlpack
 from forebay.weights._frameworks import framework as framework_named
 
 TYPE_CHECKING = False
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from forebay.weights._frameworks import Numpy, Torch
+
 
 class safe_open:
     """Opens a file, a folder or an index lazily, and gives tensors as they are asked for; as `safetensors.safe_open`.
 
     Args:
         filename: As the url of `forebay.weights.open`.
-        framework: "pt" for torch tensors, "np" for numpy arrays.
+        framework: "pt" for torch tensors, "np" for numpy arrays, "dlpack" for `forebay.DeviceArray`s on a GPU.
         device: Where tensors go.
         backend: Taken, and without effect: "mmap" or "pread".
         options: Those of `forebay.weights.open`.
@@ -73,8 +75,10 @@ class safe_open:
         return self._open().load(device=self._device, framework=self._framework)
 
     def get_slice(self, name: str) -> Slice:
-        """A tensor to index: only what the index needs is read."""
-        return Slice(self, name)
+        """A tensor to index: only what the index needs is read. Of frameworks that index: "pt" and "np"."""
+        if isinstance(self._kind, Dlpack):
+            raise ConfigError('framework="dlpack": its arrays can\'t be indexed: use slices=, or framework="pt"')
+        return Slice(self._name(name), name, self._kind, self._device)
 
     def __enter__(self) -> safe_open:
         return self
@@ -88,9 +92,9 @@ class Slice:
     """One tensor, of which parts are read by indexing as its framework does: ints, slices, lists, masks, tensors, None,
     Ellipsis."""
 
-    def __init__(self, file: safe_open, name: str) -> None:
-        self._weights, self._info = file._name(name), file._name(name).info(name)
-        self._kind, self._device = file._kind, file._device
+    def __init__(self, weights: _model.Weights, name: str, kind: Torch | Numpy, device: Any) -> None:
+        self._weights, self._info = weights, weights.info(name)
+        self._kind, self._device = kind, device
 
     def get_shape(self) -> list[int]:
         """Sizes of the dimensions, of elements as the file's header counts them."""
