@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import forebay
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from consumer import Consumer, Taken
 from forebay import weights
+from forebay.weights._frameworks import Torch
 from simulator import Simulator, until
 
 if TYPE_CHECKING:
@@ -145,8 +147,10 @@ def test_leases_are_used_again_behind_the_consumers_work_alone(
     delays(seed)
     stream = consumer.stream()
     read: dict[str, tuple[int, int]] = {}
-    for name, array in weights.stream(url, framework="dlpack", device="cuda", owned=False, gpu_memory_limit="18MB"):
+    lay: dict[str, range] = {}
+    for name, array in weights.stream(url, framework="dlpack", device="cuda", owned=False, gpu_memory_limit="14MB"):
         taken = Taken(array.__dlpack__(stream=stream))
+        lay[name] = range(taken.address, taken.address + taken.bytes)
         del array
         at = consumer.copy_out(taken.address, taken.bytes, stream)
         consumer.fill(taken.address, taken.bytes, stream)
@@ -154,6 +158,8 @@ def test_leases_are_used_again_behind_the_consumers_work_alone(
         taken.release()
     consumer.wait(stream)
     assert {name: ctypes.string_at(at, size) for name, (at, size) in read.items()} == parts
+    large, behind = lay["large"], lay["next"]
+    assert max(large.start, behind.start) < min(large.stop, behind.stop), "it lies where another one lay"
 
 
 def test_leases_that_nobody_lets_go_are_an_error_and_no_hang(
@@ -196,6 +202,60 @@ def test_memory_of_the_consumers_own_is_filled_on_its_stream(
     consumer.wait(stream)
     assert {name: ctypes.string_at(at, size) for name, (at, size) in seen.items()} == parts
     assert moved <= total <= padded(parts)
+
+
+class Own(Torch):
+    """A framework that takes memory of a device as torch does; its tensors are addresses and sizes."""
+
+    def __init__(self, consumer: Consumer, groups: int) -> None:
+        self.consumer, self.stream, self.groups = consumer, consumer.stream(), groups
+        self.taken: list[int] = []
+
+    def device(self, name: str) -> str:
+        return "cuda:0"
+
+    def empty(self, nbytes: int, device: str) -> tuple[Any, int]:
+        if len(self.taken) == self.groups:
+            raise MemoryError("CUDA out of memory")
+        own = ctypes.c_uint64()
+        self.consumer.call("cuMemAllocAsync", ctypes.byref(own), nbytes, self.stream)
+        self.taken.append(own.value)
+        return SimpleNamespace(data_ptr=lambda: own.value), self.stream
+
+    def tensors(self, base: Any) -> Callable[[int, int, str, tuple[int, ...]], Any]:
+        return lambda offset, nbytes, _dtype, _shape: (base.data_ptr() + offset, nbytes)
+
+    def free(self) -> None:
+        for address in self.taken:
+            self.consumer.call("cuMemFreeAsync", address, self.stream)
+        self.consumer.wait(self.stream)
+
+
+def test_a_frameworks_own_tensors_are_filled_where_they_are(
+    model: tuple[str, dict[str, bytes]], consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's are, of which there is none for a device here."""
+    own = Own(consumer, groups=100)
+    monkeypatch.setattr("forebay.weights._model.framework_named", lambda _: own)
+    loaded = weights.open(model[0]).load(device="cuda")
+    at = {name: (consumer.copy_out(address, size, own.stream), size) for name, (address, size) in loaded.items()}
+    own.free()
+    assert {name: ctypes.string_at(place, size) for name, (place, size) in at.items()} == model[1]
+
+
+def test_a_device_that_is_full_in_the_middle_is_the_frameworks_error_and_all_is_freed(
+    model: tuple[str, dict[str, bytes]], consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Own(consumer, groups=2)
+    monkeypatch.setattr("forebay.weights._model.framework_named", lambda _: own)
+    opened = weights.open(model[0])
+    with pytest.raises(MemoryError):
+        opened.load(device="cuda")
+    assert len(own.taken) == 2
+    own.free()
+    own.taken, own.groups = [], 100
+    assert opened.load(device="cuda").keys() == model[1].keys(), "the model goes on"
+    own.free()
 
 
 def test_a_group_that_was_left_is_not_taken_for_the_next_one(model: tuple[str, dict[str, bytes]]) -> None:
@@ -275,6 +335,8 @@ def test_the_way_to_a_device_is_kept_from_tensor_to_tensor(
     model: tuple[str, dict[str, bytes]], driver: Simulator
 ) -> None:
     with weights.safe_open(model[0], framework="dlpack", device="cuda") as file:
+        with pytest.raises(forebay.ConfigError, match="slices="):
+            file.get_slice("large")
         file.get_tensor("large")
         before = driver.counter("pinned_bytes")
         for name in ("bytes", "f8", "large", "last", "scalar") * 4:

@@ -50,6 +50,16 @@ def test_a_disk_that_fills_up_loses_no_tensor_and_says_so_once(
     assert model.is_whole(weights.load_file(urls, **settings))
 
 
+def test_a_full_disk_is_an_error_where_a_file_must_be_there_whole(urls: list[str], model: Model, mount: Mount) -> None:
+    folder = mount("20m") / "cache"
+    with weights.open(urls, cache_dir=folder, cache_limit="1GB", host_memory_limit="64MiB") as opened:
+        assert opened.prefetch().declined_blocks > 0
+        for call in (lambda: opened.load(mmap=True), lambda: [opened.path(file.name) for file in opened.files]):
+            with pytest.raises(forebay.CacheError, match=re.escape(str(folder))):
+                call()
+        assert model.is_whole(opened.load()), "it goes on past the cache"
+
+
 def test_flipped_bits_in_the_cache_are_fetched_again_and_never_delivered(
     urls: list[str], model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

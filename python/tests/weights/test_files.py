@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,15 @@ def test_what_lies_beside_a_single_file_has_a_path_too(folder: Path, tmp_path: P
             assert Path(weights.path("config.json")).read_bytes() == (folder / "config.json").read_bytes()
             with pytest.raises(FileNotFoundError):
                 weights.path("nothing.json")
+
+
+def test_names_are_those_of_the_files_whatever_their_url_makes_of_them(folder: Path) -> None:
+    name = "my model 100%.safetensors"
+    shutil.copy(folder / "model-2.safetensors", folder / name)
+    with forebay.weights.open(folder / name) as weights:
+        assert [file.name for file in weights.files] == [name]
+        assert weights.path(name) == str(folder / name)
+        assert weights.info("one").file == name
 
 
 def test_a_prefetch_brings_every_file_that_is_no_pickle(folder: Path, tmp_path: Path) -> None:

@@ -141,6 +141,12 @@ try:
         opened = weights.open(urls, **settings)
         say("waiting")
         opened.load()
+    elif how != "stream":
+        opened = weights.open(urls, **settings)
+        say("waiting")
+        calls = {"prefetch": opened.prefetch, "verify": opened.verify, "mmap": lambda: opened.load(mmap=True)}
+        calls |= {"path": lambda: opened.path(opened.files[0].name)}
+        calls[how]()
     else:
         tensors = weights.stream(urls, **settings)
         say("waiting")
@@ -156,7 +162,7 @@ with weights.open(urls, **settings) as opened:
 """
 
 
-@pytest.mark.parametrize("how", ["open", "load", "stream"])
+@pytest.mark.parametrize("how", ["open", "load", "stream", "prefetch", "verify", "mmap", "path"])
 def test_ctrl_c_ends_a_wait_and_the_process_goes_on(
     origin: RangeServer, model: Model, tmp_path: Path, how: str
 ) -> None:
@@ -192,7 +198,7 @@ opened = weights.open(urls, **settings)
 opened.load(["1.0.bias"])
 warm = resident()
 for _ in range(5):
-    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
         while True:
             opened.load()

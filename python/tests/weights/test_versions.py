@@ -209,6 +209,27 @@ def test_tensors_stay_when_their_model_is_evicted(tmp_path: Path) -> None:
     assert all(model.is_whole(each) for each in (loaded, streamed, leased))
 
 
+def test_leases_are_used_again_and_kept_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for less than the model: what is let go comes again with other bytes, and nothing else does."""
+    monkeypatch.setattr("forebay.weights._model._AHEAD_BYTES", 4 * MIB)
+    model = make(tmp_path / "model", large=12)
+    kept, places, large = {}, set(), 0
+    for name, array in weights.stream(model.folder, framework="np", owned=False):
+        assert model.has(name, array), name
+        if array.nbytes < MIB:
+            continue
+        large += 1
+        places.add(array.ctypes.data)
+        if large % 9 == 0:
+            kept[name] = array
+        else:
+            array[:] = 0xFF
+        del array
+    assert len(kept) == 2
+    assert all(model.has(name, array) for name, array in kept.items())
+    assert len(places) < large
+
+
 @pytest.mark.parametrize("owned", [True, False])
 def test_memory_is_let_go_with_the_last_tensor_in_it(tmp_path: Path, owned: bool) -> None:
     model, seen = make(tmp_path / "model"), 0
