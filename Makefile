@@ -97,10 +97,9 @@ gpu-check:
 # The same with one bug on purpose at a time, each of which must be found.
 mutants: fake-cuda $(TEST_ENV)/ready
 	$(CARGO) build --locked -p forebay-python --features mutants
-	mkdir -p $(MUTANTS)/forebay
-	cp python/forebay/*.py $(MUTANTS)/forebay
-	cp $(CARGO_TARGET_DIR)/debug/lib_forebay.so $(MUTANTS)/$(notdir $(EXTENSION)).new
-	mv $(MUTANTS)/$(notdir $(EXTENSION)).new $(MUTANTS)/forebay/$(notdir $(EXTENSION))
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
+	cp -r python/forebay $(MUTANTS)
+	cp $(CARGO_TARGET_DIR)/debug/lib_forebay.so $(MUTANTS)/forebay/$(notdir $(EXTENSION))
 	FOREBAY_TEST_MUTANTS=$(MUTANTS) LD_LIBRARY_PATH=$(FAKE_CUDA) \
 		$(TEST_ENV)/bin/python -m pytest python/tests/gpu/test_mutants.py $(GPU_TESTS)
 

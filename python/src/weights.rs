@@ -298,6 +298,15 @@ impl DeviceLoading {
     }
 }
 
+impl Drop for DeviceLoading {
+    /// Not closed: waiting for what the device reads is nothing that other threads of Python wait for.
+    fn drop(&mut self) {
+        if let Some(loading) = self.loading.get().ok().and_then(|loading| loading.lock().take()) {
+            Python::attach(|py| py.detach(move || drop(loading)));
+        }
+    }
+}
+
 impl DeviceLoading {
     fn go_on<T: Send>(
         &self,

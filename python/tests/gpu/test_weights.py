@@ -258,6 +258,22 @@ def test_a_device_that_is_full_in_the_middle_is_the_frameworks_error_and_all_is_
     own.free()
 
 
+def test_a_load_that_nobody_closes_waits_for_the_bus_without_the_gil(
+    model: tuple[str, dict[str, bytes]], consumer: Consumer, driver: Simulator
+) -> None:
+    driver.configure("bus_gbps=0.1")
+    loading = weights.open(model[0])._core.load_onto([(0, None)], device="cuda:0", local_rank=None, budget=None)
+    coming = loading.next()
+    assert coming is not None
+    stream, own = consumer.stream(), ctypes.c_uint64()
+    consumer.call("cuMemAllocAsync", ctypes.byref(own), coming[0], stream)
+    loading.fill(own.value, stream)
+    # The driver finds whoever waits inside it and holds the lock.
+    del loading
+    consumer.call("cuMemFreeAsync", own.value, stream)
+    consumer.wait(stream)
+
+
 def test_a_group_that_was_left_is_not_taken_for_the_next_one(model: tuple[str, dict[str, bytes]]) -> None:
     loading = weights.open(model[0])._core.load_onto([(0, None)], device="cuda:0", local_rank=None, budget=0)
     assert loading.next() is not None
