@@ -151,6 +151,14 @@ def test_a_shown_file_is_read_only_and_goes_when_the_model_is_closed(folder: Pat
     assert not path.exists()
 
 
+def test_a_file_replaced_before_it_was_first_asked_for_is_an_error(folder: Path, tmp_path: Path) -> None:
+    with forebay.weights.open(folder, **cached(tmp_path)) as weights:
+        (folder / "tokenizer.json").write_bytes(b"another version")
+        with pytest.raises(forebay.ChangedError, match=r"tokenizer\.json changed"):
+            weights.path("tokenizer.json")
+        assert Path(weights.path("config.json")).read_bytes() == (folder / "config.json").read_bytes()
+
+
 def test_what_lies_beside_a_single_file_has_a_path_too(folder: Path, tmp_path: Path) -> None:
     for options in ({}, cached(tmp_path)):
         with forebay.weights.open(folder / "model-2.safetensors", **options) as weights:

@@ -103,6 +103,44 @@ def test_20_loads_and_drops_take_no_more_memory_than_a_few(model: Model, tmp_pat
     assert status == 0, err
 
 
+COUNTED = """
+def counts():
+    gc.collect()
+    maps = sum(1 for line in open("/proc/self/maps") if "cache" in line or "safetensors" in line or "forebay" in line)
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), maps
+def read():
+    weights.load_file(urls, **settings)
+def mapped():
+    weights.load_file(urls, mmap=True, **settings)
+def shown():
+    with weights.open(urls, **settings) as opened:
+        for file in opened.files:
+            opened.path(file.name)
+def given_up():
+    next(weights.stream(urls, **settings))
+if os.environ["CACHED"] == "no":
+    settings = {}
+for how in (read, mapped, shown, given_up):
+    for times in range(25):
+        how()
+        if times == 4:
+            before = counts()
+    deadline = time.monotonic() + 60
+    # What a load that was given up had begun ends by itself.
+    while any(now > then for now, then in zip(counts(), before)):
+        assert time.monotonic() < deadline, (how, before, counts())
+    say(how.__name__)
+"""
+
+
+@pytest.mark.parametrize("cached", ["yes", "no"])
+def test_20_loads_and_drops_leave_no_file_thread_or_mapping(model: Model, tmp_path: Path, cached: str) -> None:
+    with Child(SETTINGS + COUNTED, tmp_path / "cache", *model.files, environment={"CACHED": cached}) as child:
+        status, said, err = child.finish()
+    assert status == 0, err
+    assert said.split() == ["read", "mapped", "shown", "given_up"]
+
+
 DROPPED = """
 import torch
 def mapped():

@@ -47,6 +47,17 @@ def test_a_local_file_rewritten_in_place_is_named(versions: tuple[Model, Model])
     assert all(old.has(name, tensor) for name, tensor in came.items())
 
 
+def test_a_local_file_rewritten_in_the_midst_of_a_stream_is_named(tmp_path: Path) -> None:
+    """What was read ahead comes; what is read later is the new version's, and never given."""
+    old, new = make(tmp_path / "model", seed=1, large=12), make(tmp_path / "other", seed=2, large=12)
+    tensors = weights.stream(old.folder, host_memory_limit="32MB")
+    came = dict([next(tensors)])
+    for path, other in zip(old.files, new.files, strict=True):
+        path.write_bytes(other.read_bytes())
+    came |= all_until(forebay.ChangedError, r"model-0000\d-of-00002\.safetensors changed", tensors)
+    assert all(old.has(name, tensor) for name, tensor in came.items())
+
+
 def test_a_local_file_cut_short_under_an_open_model_is_named(versions: tuple[Model, Model]) -> None:
     old, _ = versions
     with weights.open(old.folder) as opened:
@@ -195,6 +206,27 @@ def test_a_pinned_model_stays_and_an_unused_one_is_evicted(tmp_path: Path, told:
             assert (int(child.hear()) > 0) == again
             status, _, err = child.finish()
     assert status == 0, err
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_file_shown_by_path_is_pinned_for_as_long_as_its_model(tmp_path: Path, kept: bool) -> None:
+    models = [make(tmp_path / f"model-{number}", seed=number, files=1, large=6) for number in range(6)]
+    settings = {**limits(tmp_path), "cache_limit": "64MiB"}
+    first = weights.open(models[0].folder, **settings)
+    shown = Path(first.path(models[0].files[0].name))
+    if not kept:
+        first.close()
+    for model in models[1:]:
+        assert model.is_whole(weights.load_file(model.folder, **settings))
+    if kept:
+        assert shown.read_bytes() == models[0].files[0].read_bytes()
+        assert models[0].is_whole(first.load())
+        assert first.stats["origin"] == 0
+        first.close()
+    assert not shown.exists()
+    with weights.open(models[0].folder, **settings) as again:
+        again.load()
+        assert (again.stats["origin"] == 0) == kept
 
 
 def test_tensors_stay_when_their_model_is_evicted(tmp_path: Path) -> None:
