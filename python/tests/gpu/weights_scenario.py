@@ -1,4 +1,4 @@
-"""As `scenario.py`, a consumer of weights: of leases whose memory is handed out again, and of memory of its own that is filled."""
+"""As `scenario.py`, a consumer of weights: of leases whose memory is handed out again, and of its own memory that is filled."""
 
 from __future__ import annotations
 
