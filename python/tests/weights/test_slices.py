@@ -6,7 +6,7 @@ True as 1, and refuses what is empty; ours gives what numpy gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ FORMS: list[Any] = [
 ]  # fmt: skip
 
 
+EVERY_SHAPE = [(dtype, name) for dtype in ("I32", "F16") for name in SHAPES]
+
+
+def of_each(dtypes: Iterable[str]) -> list[tuple[str, str]]:
+    """A cube of each that the package slices."""
+    return [(dtype, "cube") for dtype in dtypes if dtype not in ("F4", "F6_E2M3", "F6_E3M2")]
+
+
 def shown(index: Any) -> str:
     return " ".join(repr(index).split())
 
@@ -86,9 +94,7 @@ def shown(index: Any) -> str:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(6)
-    tensors = {
-        f"{dtype} {name}": tensor(rng, dtype, shape) for dtype in ("I32", "F16") for name, shape in SHAPES.items()
-    }
+    tensors = {f"{dtype} {name}": tensor(rng, dtype, SHAPES[name]) for dtype, name in {*EVERY_SHAPE, *of_each(TORCH)}}
     return write(tmp_path_factory.mktemp("slices") / "model.safetensors", tensors)
 
 
@@ -124,16 +130,14 @@ def reads_a_truth(index: Any) -> bool:
     return any(isinstance(part, bool) or (part is not index and reads_a_truth(part)) for part in parts)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("dtype", ["I32", "F16"])
+@pytest.mark.parametrize(("dtype", "name"), sorted({*EVERY_SHAPE, *of_each(TORCH)}))
 def test_every_form_for_torch(file: Path, dtype: str, name: str) -> None:
     asked = Asked(file, "pt", f"{dtype} {name}")
     for index in FORMS:
         asked.check_torch(index)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("dtype", ["I32", "F16"])
+@pytest.mark.parametrize(("dtype", "name"), sorted({*EVERY_SHAPE, *of_each(NUMPY)}))
 def test_every_form_for_numpy(file: Path, dtype: str, name: str) -> None:
     asked = Asked(file, "np", f"{dtype} {name}")
     for index in FORMS:

@@ -21,7 +21,7 @@ BITS = {
 NUMPY = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64")
 """Those that numpy has without help."""
 
-TORCH = tuple(dtype for dtype in BITS if not dtype.startswith("F6"))
+TORCH = tuple(dtype for dtype in BITS if not dtype.startswith("F6_"))
 """Those that torch has; F4 with two numbers in an element."""
 
 
