@@ -204,7 +204,16 @@ fn what_is_no_model_is_said_and_the_tables_are_for_people() {
         listed.contains("4 tensors of 5.0 MB in 2 files") && listed.contains("tokenizer.json"),
         "{listed}"
     );
-    assert!(text("load").contains("GB/s"));
+    let loaded = text("load");
+    let from = ["5.0 MB from the page cache", "5.0 MB from the file"];
+    assert!(loaded.contains("GB/s") && from.iter().any(|from| loaded.contains(from)), "{loaded}");
+    let cached = |command: &'static str| {
+        let output = home.run(&[&["weights", command, "llama"], &CACHED[..]].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    cached("prefetch");
+    let loaded = cached("load");
+    assert!(loaded.contains("5.0 MB from the disk") && !loaded.contains("from the origin"), "{loaded}");
     assert!(text("verify").contains("no checksums"));
 }
 

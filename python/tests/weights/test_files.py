@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import forebay
 import forebay.weights
@@ -238,3 +242,38 @@ def test_the_program_says_what_python_says(folder: Path, tmp_path: Path) -> None
         assert listed["bytes"] == weights.nbytes
     loaded = program("weights", "load", folder, "--cache-dir", tmp_path / "cache")
     assert sum(loaded["bytes_by_source"].values()) >= loaded["bytes"] == listed["bytes"]
+
+
+def test_the_program_shows_how_far_it_is_on_a_terminal_alone(folder: Path, tmp_path: Path) -> None:
+    for command in ("prefetch", "verify", "load"):
+        arguments = [
+            sys.executable,
+            "-m",
+            "forebay",
+            "weights",
+            command,
+            str(folder),
+            "--cache-dir",
+            str(tmp_path / "cache"),
+        ]
+        leader, terminal = os.openpty()
+        with open(leader, "rb", buffering=0) as leader_file, ThreadPoolExecutor(1) as reading:
+            shown = reading.submit(read_to_the_end, leader_file)
+            status = subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=terminal, timeout=120).returncode
+            os.close(terminal)
+            assert status == 0
+            assert {"prefetch": "prefetching", "verify": "verifying", "load": "loading"}[command] in shown.result()
+        piped = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+        assert (piped.returncode, piped.stderr) == (0, "")
+
+
+def read_to_the_end(terminal: BinaryIO) -> str:
+    parts = []
+    try:
+        while part := terminal.read(4096):
+            parts.append(part)
+    except OSError as error:
+        # Nobody writes to it any more.
+        if error.errno != errno.EIO:
+            raise
+    return b"".join(parts).decode()
