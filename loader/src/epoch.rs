@@ -20,7 +20,7 @@ use crate::memory::{Parts, Split};
 use crate::options::LoaderOptions;
 use crate::pipeline::account::Account;
 use crate::pipeline::queue::{Gauges, Ready};
-use crate::pipeline::row::{Workshop, panicked};
+use crate::pipeline::row::Workshop;
 use crate::pipeline::sample::SampleDecoder;
 use crate::pipeline::slot::Layout;
 use crate::pipeline::sorted::SortedLabels;
@@ -30,6 +30,7 @@ use crate::prefetch::{Out, Planner, room_units};
 use crate::readahead::Approach;
 use crate::report::Reporter;
 use crate::session::Session;
+use crate::task::panicked;
 use crate::trace::Trace;
 use crate::walk::{Discovered, Ordered, Walk};
 

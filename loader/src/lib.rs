@@ -33,6 +33,7 @@ pub mod session;
 pub mod size;
 pub mod stats;
 pub mod stop;
+mod task;
 pub mod threads;
 pub mod trace;
 mod walk;

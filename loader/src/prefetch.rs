@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use forebay_cache::memory::Region;
 use futures::future::{BoxFuture, FutureExt, join, join_all};
+use tokio::runtime::Handle;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::decoded::Near;
 use crate::device::{Apart, Moving, NearRow};
 use crate::error::{Error, Result};
 use crate::pipeline::queue::{Made, Ready, Stage};
-use crate::pipeline::row::{Done, Job, Source, Workshop, panicked};
+use crate::pipeline::row::{Done, Job, Source, Workshop};
 use crate::pipeline::slot::{Layout, Slot};
 use crate::pipeline::values::{Reservation, Values};
 use crate::plan::Progress;
+use crate::task::Task;
 use crate::trace::{Planning, Timed, What, timed};
 use crate::walk::{Placed, Planned, Walk};
 
@@ -43,7 +44,7 @@ enum Coming {
     Batch {
         slot: Slot,
         apart: Apart,
-        rows: AbortOnDrop<Result<Vec<Done>>>,
+        rows: Task<Result<Vec<Done>>>,
         values: Option<Arc<Reservation>>,
         permit: OwnedSemaphorePermit,
         after: Progress,
@@ -99,15 +100,6 @@ impl Turn {
             Some(Err(closed)) => Self::Waits(std::future::ready(Err(closed)).boxed()),
             None => Self::Waits(waiting),
         }
-    }
-}
-
-/// A task that ends when nobody waits for it any more.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -173,7 +165,7 @@ impl Planner {
                 let (values, drawn) = (values.clone(), drawn.clone());
                 (Job { position, number, at, source, cells, row, values, drawn }, units)
             });
-            let rows = AbortOnDrop(tokio::spawn(self.fill(jobs.collect())));
+            let rows = Task::spawn(&Handle::current(), self.fill(jobs.collect()));
             let apart = Apart { near, drawn };
             if coming.send(Coming::Batch { slot, apart, rows, values, permit, after, planned }).await.is_err()
             {
@@ -297,10 +289,8 @@ async fn finish(mut arrivals: mpsc::Receiver<Coming>, shop: Arc<Workshop>, out: 
     while let Some(coming) = arrivals.recv().await {
         let (batch, apart, permit) = match coming {
             Coming::Failed(error) => (Err(error), Apart::default(), None),
-            Coming::Batch { slot, apart, mut rows, values, permit, after, planned } => {
-                let rows = (&mut rows.0).await.unwrap_or_else(|ended| {
-                    Err(ended.try_into_panic().map_or(Error::Closed, |panic| panicked(&*panic)))
-                });
+            Coming::Batch { slot, apart, rows, values, permit, after, planned } => {
+                let rows = rows.await;
                 let _inside = shop.gauges.enter(Stage::Assemble);
                 let (epoch, index, valid) = (slot.epoch, slot.index, slot.valid);
                 let timed = timed(&shop.trace);

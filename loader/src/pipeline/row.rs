@@ -30,6 +30,7 @@ use crate::memory::{Parts, Split};
 use crate::options::OnError;
 use crate::plan::{EpochRng, Order, OrderSpec, SampleRef};
 use crate::report::Reporter;
+use crate::task::panicked;
 use crate::trace::{Flight, Outcome, Sample, Trace, What, timed};
 
 /// A gap between two members that is read along rather than skipped: less than what another read would cost.
@@ -467,13 +468,6 @@ impl Workshop {
         });
         waiting.await.map_err(|_| Error::Closed)?.map_err(|panic| panicked(&*panic))
     }
-}
-
-/// The error that a panic is to the user.
-pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    Error::Panic { message: text.unwrap_or_else(|| "without a message".into()) }
 }
 
 /// The ranges to read for these members: neighbours in one, and their headers where those are to be checked.

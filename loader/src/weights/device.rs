@@ -15,14 +15,16 @@ use forebay_gpu::{
 };
 use tokio::sync::mpsc;
 
+use super::ground::{Ground, Memory};
 use super::layout::{Group, Member, Placement, SHARED_BYTES, Span, Want, groups};
-use super::load::{Reader, Task};
-use super::model::{Ground, Memory, Wanted, Weights};
+use super::load::Reader;
+use super::model::{Wanted, Weights};
 use super::slots::Slots;
 use crate::batch::DeviceArray;
 use crate::device::{Ground as DeviceGround, Resident};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// Slots for reads: a quarter of a gibibyte, what a bus moves in 10 ms and a disk in a hundred.
 const MOST_SLOTS: usize = 64;

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::find::is_pickle;
+use super::held::{Held, Shown};
 use super::model::{File, Weights};
 use super::pins::Pin;
 use super::source::Source;
-use super::whole::{Held, Shown};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::stop::Stop;

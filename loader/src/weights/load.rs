@@ -3,21 +3,19 @@
 //! A task goes through the groups and starts their reads, so many bytes ahead of the consumer as was asked for; the consumer takes whole groups.
 //! Bytes of tensors that lie in memory as in the file are read where they stay; others pass through slots.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use forebay_cache::memory::{Pieces, Region, Sheet};
 use forebay_cache::{ByteRange, Lease};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::layout::{Group, Member, Span, Want};
 use super::slots::Slots;
 use super::source::{Came, Source};
 use crate::error::{Error, Result};
-use crate::pipeline::row::panicked;
+use crate::task::{Task, ended_early};
 
 /// Reads of blocks at once: twice what a virtual disk takes and completes together, so that it works while those before are checked. Where
 /// tensors stay where they are read to, that takes no further memory.
@@ -86,42 +84,6 @@ struct Started {
     group: Task<Result<Loaded>>,
     /// Given back when the consumer has it.
     _ahead: OwnedSemaphorePermit,
-}
-
-/// A task that ends with whoever waits for it.
-#[derive(Debug)]
-pub(super) struct Task<T>(JoinHandle<T>);
-
-impl<T: Send + 'static> Task<T> {
-    pub(super) fn spawn(handle: &Handle, work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self(handle.spawn(work))
-    }
-
-    /// On a thread that may wait; not begun where nobody waits for it any more.
-    pub(super) fn blocking(handle: &Handle, work: impl FnOnce() -> T + Send + 'static) -> Self {
-        Self(handle.spawn_blocking(work))
-    }
-}
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl<T> Future for Task<Result<T>> {
-    type Output = Result<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
-        Pin::new(&mut self.0).poll(context).map(|ended| ended.unwrap_or_else(|error| Err(ended_early(error))))
-    }
-}
-
-fn ended_early(error: tokio::task::JoinError) -> Error {
-    match error.try_into_panic() {
-        Ok(panic) => panicked(&*panic),
-        Err(_) => Error::Closed,
-    }
 }
 
 impl Reader {

@@ -7,7 +7,9 @@ mod device;
 pub mod dtype;
 mod files;
 mod find;
+mod ground;
 pub mod header;
+mod held;
 mod layout;
 mod load;
 mod model;
@@ -15,7 +17,6 @@ mod pins;
 pub mod slice;
 mod slots;
 mod source;
-mod whole;
 
 pub use device::{Budget, Coming, DeviceLoading, Onto, Step};
 pub use dtype::Dtype;

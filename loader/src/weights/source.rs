@@ -16,8 +16,8 @@ use forebay_cache::{ByteRange, Cache, Lease, ObjectMeta};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::runtime::Handle;
 
-use super::load::Task;
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// Bytes by where they came from.
 #[derive(Debug, Default)]

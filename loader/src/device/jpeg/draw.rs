@@ -18,8 +18,8 @@ use crate::device::bounce::bounced;
 use crate::device::convert::plain_output;
 use crate::device::tables::{self, Table};
 use crate::error::{Error, Result};
-use crate::pipeline::row::panicked;
 use crate::session::Session;
+use crate::task::panicked;
 
 /// The thread's state.
 pub(super) struct Worker {

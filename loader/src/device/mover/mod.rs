@@ -84,7 +84,7 @@ impl Mover {
             // A bug ends the epoch with an error, never in silence.
             let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || mover.run()));
             if let Err(panic) = moved {
-                ready.put(Err(crate::pipeline::row::panicked(&*panic)), None);
+                ready.put(Err(crate::task::panicked(&*panic)), None);
             }
             ready.end();
         };

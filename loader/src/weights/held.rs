@@ -11,12 +11,12 @@ use forebay_cache::{Lease, Location, ObjectMeta};
 
 use super::files::{fetch_whole, mend};
 use super::find::{is_inside, parent, within};
-use super::load::Task;
 use super::model::Weights;
 use super::source::Source;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::stop::Stop;
+use crate::task::Task;
 use crate::whole::{TooLarge, check_room};
 
 /// How often a cached file that turns out to be bad is fetched again.
