@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import forebay
@@ -53,14 +54,14 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         ranks[-1].start()
         theirs.close()
         links.append(ours)
-    hear(links)
+    hear(links, ranks)
     # Only now all imports are done.
     meter.born = clocks()
     for phase in phases(settings, meter):
         with phase:
             for link in links:
                 link.send(True)
-            samples = hear(links)
+            samples = hear(links, ranks)
             meter.count(samples)
         if samples != settings["samples"]:
             raise SystemExit(f"{settings['ranks']} ranks had {samples} samples of {settings['samples']}")
@@ -71,11 +72,15 @@ def run(settings: dict[str, Any], meter: Meter) -> None:
         process.join()
 
 
-def hear(links: list[Connection]) -> int:
-    """What all of them say, together; the end of this process where one has ended."""
+def hear(links: list[Connection], ranks: list[SpawnProcess]) -> int:
+    """What all of them say, together; the end of all where one has ended."""
     try:
         return sum(link.recv() for link in links)
     except EOFError as error:
+        # Else another one's words may come behind these.
+        for process in ranks:
+            process.terminate()
+            process.join()
         raise SystemExit("a rank has ended; what it said is above") from error
 
 
