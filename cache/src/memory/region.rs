@@ -208,17 +208,21 @@ impl Shared {
     /// Takes back what a slab had.
     pub(super) fn put(self: &Arc<Self>, offset: usize, pages: usize) {
         let mut state = self.state.lock();
+        let closed = state.closed;
+        if closed {
+            drop(state);
+            // Before it counts as no longer used: who waited for that finds it in the arena.
+            self.ground.give_back(offset, pages);
+            state = self.state.lock();
+        }
         state.used -= pages;
         if state.used == 0 {
             self.empty.notify_waiters();
         }
-        if state.closed {
-            drop(state);
-            self.ground.give_back(offset, pages);
-            return;
+        if !closed {
+            give_back(&mut state.free, offset, pages);
+            self.serve(&mut state);
         }
-        give_back(&mut state.free, offset, pages);
-        self.serve(&mut state);
     }
 
     /// Gives memory to those who wait, in line; whoever has gone loses the place.
@@ -303,6 +307,22 @@ mod tests {
         drop((leases, last));
         assert_eq!(region.used_bytes(), 0);
         region.try_allocate(8 * PAGE).unwrap();
+    }
+
+    #[test]
+    fn what_a_closed_region_no_longer_uses_is_in_the_arena() {
+        let arena = Arena::new(1 << 20).unwrap();
+        let whole = arena.free_bytes();
+        for _ in 0..2000 {
+            let region = arena.region("test", PAGE).unwrap();
+            let last = region.try_allocate(PAGE).unwrap();
+            region.close();
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(last));
+                futures::executor::block_on(region.drained());
+                assert_eq!(arena.free_bytes(), whole);
+            });
+        }
     }
 
     #[tokio::test]
