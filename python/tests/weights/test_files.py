@@ -259,8 +259,11 @@ def test_the_program_shows_how_far_it_is_on_a_terminal_alone(folder: Path, tmp_p
         leader, terminal = os.openpty()
         with open(leader, "rb", buffering=0) as leader_file, ThreadPoolExecutor(1) as reading:
             shown = reading.submit(read_to_the_end, leader_file)
-            status = subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=terminal, timeout=120).returncode
-            os.close(terminal)
+            try:
+                status = subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=terminal, timeout=120).returncode
+            finally:
+                # Else whoever reads waits for more.
+                os.close(terminal)
             assert status == 0
             assert {"prefetch": "prefetching", "verify": "verifying", "load": "loading"}[command] in shown.result()
         piped = subprocess.run(arguments, capture_output=True, text=True, timeout=120)

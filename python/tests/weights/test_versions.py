@@ -47,10 +47,13 @@ def test_a_local_file_rewritten_in_place_is_named(versions: tuple[Model, Model])
     assert all(old.has(name, tensor) for name, tensor in came.items())
 
 
-def test_a_local_file_rewritten_in_the_midst_of_a_stream_is_named(tmp_path: Path) -> None:
+def test_a_local_file_rewritten_in_the_midst_of_a_stream_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was read ahead comes; what is read later is the new version's, and never given."""
+    monkeypatch.setattr("forebay.weights._model._AHEAD_BYTES", 4 * MIB)
     old, new = make(tmp_path / "model", seed=1, large=12), make(tmp_path / "other", seed=2, large=12)
-    tensors = weights.stream(old.folder, host_memory_limit="32MB")
+    tensors = weights.stream(old.folder)
     came = dict([next(tensors)])
     for path, other in zip(old.files, new.files, strict=True):
         path.write_bytes(other.read_bytes())
