@@ -118,10 +118,7 @@ class Weights:
             storage_options=_storage_options(storage_options),
             cache_local=cache_dir is not None,
         )
-        files = [File(*row) for row in self._core.files()]
-        if len({file.name for file in files}) < len(files):
-            files = [replace(file, name=file.url) for file in files]
-        self.files: list[File] = files
+        self.files: list[File] = _told_apart([File(*row) for row in self._core.files()])
         """Its files, in their order."""
         self._names, self._dtypes, self._shapes, self._nbytes, self._files, self._offsets = self._core.tensors()
         self._numbers = dict(zip(self._names, range(len(self._names)), strict=True))
@@ -341,6 +338,15 @@ class Weights:
 
     def __repr__(self) -> str:
         return f"forebay.weights.Weights({len(self)} tensors in {len(self.files)} files, {self.nbytes} bytes)"
+
+
+def _told_apart(files: list[File]) -> list[File]:
+    """By their names, or by their URLs, or by their places where those differ in queries alone, which nobody is shown."""
+    if len({file.name for file in files}) == len(files):
+        return files
+    if len({file.url for file in files}) == len(files):
+        return [replace(file, name=file.url) for file in files]
+    return [replace(file, name=f"{file.url} ({place})") for place, file in enumerate(files, 1)]
 
 
 def open(url: Source | Iterable[Source], **options: Any) -> Weights:

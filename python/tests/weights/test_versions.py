@@ -134,6 +134,25 @@ def put(bucket: SeaweedFS, prefix: str, model: Model) -> None:
         bucket.put("models", f"{prefix}/{path.name}", path)
 
 
+@pytest.mark.parametrize("mmap", [False, True])
+def test_files_whose_urls_differ_in_their_queries_are_told_apart(
+    versions: tuple[Model, Model], tmp_path: Path, mmap: bool
+) -> None:
+    model, _ = versions
+    with RangeServer(model.folder) as server:
+
+        def answer(handler: Any) -> bool:
+            handler.path = "/" + handler.path.partition("file=")[2]
+            return False
+
+        server.answer = answer
+        urls = [f"{server.url}/resolve?file={path.name}" for path in model.files]
+        with weights.open(urls, **limits(tmp_path)) as opened:
+            assert len({file.name for file in opened.files}) == len(urls)
+            assert {opened.info(name).file for name in opened} == {file.name for file in opened.files}
+            assert model.is_whole(opened.load(mmap=mmap))
+
+
 def test_an_s3_model_replaced_between_open_and_read(
     versions: tuple[Model, Model], bucket: SeaweedFS, tmp_path: Path
 ) -> None:
