@@ -105,18 +105,27 @@ fn open_file(path: &Path, location: &Location) -> Result<(File, ObjectMeta), Fau
 }
 
 fn version(file: &File, found: &Metadata) -> Version {
-    let modified_ns = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+    let modified_ns = modified(found);
     let fuse = rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == FUSE_SUPER_MAGIC);
     if fuse { Version::Modified(modified_ns) } else { Version::File { modified_ns, inode: found.ino() } }
 }
 
-/// Whether an open file is the version of it that was found.
+fn modified(found: &Metadata) -> i128 {
+    i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec())
+}
+
+/// Whether an open file is the version of it that was found. What its file system is asked is its metadata alone, as often as its bytes are read.
 ///
 /// # Errors
 /// What the system answers to the question.
 pub fn is_version(file: &File, object: &ObjectMeta) -> io::Result<bool> {
     let found = file.metadata()?;
-    Ok(found.len() == object.size_bytes && version(file, &found) == object.version)
+    let same = match object.version {
+        Version::File { modified_ns, inode } => (modified_ns, inode) == (modified(&found), found.ino()),
+        Version::Modified(modified_ns) => modified_ns == modified(&found),
+        _ => false,
+    };
+    Ok(same && found.len() == object.size_bytes)
 }
 
 /// The bytes of an open file, one blocking read each; its version is checked again behind the last one.
