@@ -39,6 +39,19 @@ impl Location {
         &self.0
     }
 
+    /// Whether it is a URL of HTTP or HTTPS. These alone have queries: keys of stores are taken as they stand, and `file://` URLs are escaped.
+    pub fn is_http(&self) -> bool {
+        self.0.starts_with("http://") || self.0.starts_with("https://")
+    }
+
+    /// All of it but an HTTP URL's query.
+    pub fn without_query(&self) -> &str {
+        match self.0.split_once('?') {
+            Some((path, _)) if self.is_http() => path,
+            _ => &self.0,
+        }
+    }
+
     /// The last part of the path: `train-000000.tar` of `s3://photos/train-000000.tar`.
     pub fn file_name(&self) -> &str {
         let path = self.0.split(['?', '#']).next().unwrap_or_default();
@@ -296,5 +309,7 @@ mod tests {
         let shown = Location::new("https://host/a.tar?X-Amz-Signature=abc").to_string();
         assert!(!shown.contains("abc"), "{shown}");
         assert_eq!(Location::new("https://host/d/a.tar?sig=1/2").file_name(), "a.tar");
+        assert_eq!(Location::new("https://host/d/a.tar?sig=1/2").without_query(), "https://host/d/a.tar");
+        assert_eq!(Location::new("s3://photos/what?/a.tar").without_query(), "s3://photos/what?/a.tar");
     }
 }

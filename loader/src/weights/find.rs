@@ -85,7 +85,7 @@ pub(super) async fn find(urls: &[String], origin: &dyn Origin) -> Result<Found> 
 
 async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
     let location = resolve(url)?;
-    let name = location.file_name();
+    let name = location.without_query().rsplit('/').next().unwrap_or_default();
     if is_pickle(name) {
         return Err(pickle(&location));
     }
@@ -97,11 +97,11 @@ async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
     let is_file = match local_path(&location) {
         _ if url.ends_with('/') => false,
         Ok(path) => !path.is_dir(),
-        Err(_) => name.ends_with(WEIGHTS) || location.as_str().contains('?'),
+        Err(_) => name.ends_with(WEIGHTS) || location.without_query() != location.as_str(),
     };
     if is_file {
         // URLs of files and of HTTP have names percent-encoded.
-        let encoded = is_http(&location) || local_path(&location).is_ok();
+        let encoded = location.is_http() || local_path(&location).is_ok();
         let decoded = || percent_decode_str(name).decode_utf8_lossy().into_owned();
         let file = Named { name: if encoded { decoded() } else { name.to_owned() }, location };
         return Ok(Found { files: vec![file], ..Found::default() });
@@ -132,23 +132,15 @@ pub(super) fn pickle(location: &Location) -> Error {
 pub(super) fn within(folder: &Location, name: &str) -> Location {
     const PLAIN: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-    if is_http(folder) {
+    if folder.is_http() {
         return Location::new(format!("{}{}", folder.as_str(), utf8_percent_encode(name, PLAIN)));
     }
     Location::new(format!("{}{name}", folder.as_str()))
 }
 
-fn is_http(location: &Location) -> bool {
-    location.as_str().starts_with("http://") || location.as_str().starts_with("https://")
-}
-
 /// The folder that a location is in, with its slash.
 pub(super) fn parent(location: &Location) -> Location {
-    let mut path = location.as_str();
-    if is_http(location) {
-        // A query may have slashes; keys of stores may have question marks.
-        path = path.split(['?', '#']).next().unwrap_or(path);
-    }
+    let path = location.without_query();
     Location::new(&path[..=path.rfind('/').unwrap_or(path.len() - 1)])
 }
 
@@ -355,7 +347,7 @@ mod tests {
     #[test]
     fn the_folder_of_a_signed_url_is_that_of_its_path() {
         let of = |url: &str| parent(&Location::new(url)).as_str().to_owned();
-        assert_eq!(of("https://host/m/model.safetensors.index.json?sig=a/b#c/d"), "https://host/m/");
+        assert_eq!(of("https://host/m/model.safetensors.index.json?sig=a/b"), "https://host/m/");
         assert_eq!(
             of("s3://models/what?/a.safetensors"),
             "s3://models/what?/",
