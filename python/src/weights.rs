@@ -185,8 +185,8 @@ impl Weights {
 
     /// Lets the versions go.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let model = check(py, self.model.get())?.lock().take();
-        py.detach(move || drop(model));
+        check(py, self.model.get())?;
+        let_go(&self.model);
         Ok(())
     }
 }
@@ -208,6 +208,20 @@ fn wanted_of(wanted: Vec<(usize, Part)>) -> Vec<Wanted> {
 
 fn rows(members: &[forebay_loader::weights::Member]) -> Vec<Member> {
     members.iter().map(|member| (member.want, member.offset, member.bytes)).collect()
+}
+
+impl Drop for Weights {
+    /// Not closed: what the cache still writes, and the device reads, is nothing that other threads of Python wait for.
+    fn drop(&mut self) {
+        let_go(&self.model);
+    }
+}
+
+/// Drops what is held, without the GIL.
+fn let_go<T: Send>(held: &Owned<Mutex<Option<T>>>) {
+    if let Some(last) = held.get().ok().and_then(|held| held.lock().take()) {
+        Python::attach(|py| py.detach(move || drop(last)));
+    }
 }
 
 /// Groups of tensors on their way.
@@ -245,8 +259,8 @@ impl Loading {
 
     /// Stops what is on its way.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let loading = check(py, self.loading.get())?.lock().take();
-        py.detach(move || drop(loading));
+        check(py, self.loading.get())?;
+        let_go(&self.loading);
         Ok(())
     }
 }
@@ -292,18 +306,16 @@ impl DeviceLoading {
 
     /// Stops what is on its way, and waits for what the device reads.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let loading = check(py, self.loading.get())?.lock().take();
-        py.detach(move || drop(loading));
+        check(py, self.loading.get())?;
+        let_go(&self.loading);
         Ok(())
     }
 }
 
 impl Drop for DeviceLoading {
-    /// Not closed: waiting for what the device reads is nothing that other threads of Python wait for.
+    /// As [`Weights`]'.
     fn drop(&mut self) {
-        if let Some(loading) = self.loading.get().ok().and_then(|loading| loading.lock().take()) {
-            Python::attach(|py| py.detach(move || drop(loading)));
-        }
+        let_go(&self.loading);
     }
 }
 

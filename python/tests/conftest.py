@@ -131,7 +131,7 @@ SMALL = {
 }
 
 OpenLoader = Callable[..., forebay.DataLoader]
-Mount = Callable[[str], Path]
+Mount = Callable[..., Path]
 
 
 @pytest.fixture
@@ -185,17 +185,25 @@ def s3(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Iterator[S
         yield server
 
 
+NOT_ALLOWED = ("must be superuser", "permission denied", "Operation not permitted", "failed to setup loop device")
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a file system in memory, of so many bytes; unmounts it behind the test."""
+    """Mounts a file system of so many bytes, in memory or as an ext4 in a file; unmounts it behind the test."""
     mounted: list[Path] = []
 
-    def call(size: str) -> Path:
+    def call(size: str, kind: str = "tmpfs") -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if kind == "ext4":
+            image = tmp_path / f"image-{len(mounted)}"
+            subprocess.run(["truncate", "-s", size, image], check=True)
+            subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+            command = ["mount", "-o", "loop", str(image), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-        if any(why in done.stderr for why in ("must be superuser", "permission denied", "Operation not permitted")):
+        if any(why in done.stderr for why in NOT_ALLOWED):
             pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
         assert done.returncode == 0, done.stderr
         mounted.append(folder)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from children import COUNTING, Child, program, run
-from conftest import wait_for
+from conftest import Mount, wait_for
 from faults import Held, times_fetched
 from forebay import weights
 from models import Model, limits, make
@@ -463,3 +466,55 @@ def test_other_python_threads_run_while_weights_are_waited_for(
         child.tell()
         assert child.hear() == "counted"
     held.release()
+
+
+LET_GO = (
+    """
+opened = weights.open(urls, **settings)
+opened.load()
+say("loaded")
+wait()
+"""
+    + COUNTING
+    + """
+say("letting go")
+opened = None
+"""
+)
+
+
+def test_a_model_that_nobody_closes_ends_without_the_gil(model: Model, tmp_path: Path, mount: Mount) -> None:
+    """Its cache folder's end waits for a disk that takes nothing."""
+    disk = mount("200M", "ext4")
+    thawed = threading.Event()
+
+    def thaw() -> None:
+        if not thawed.is_set():
+            thawed.set()
+            subprocess.run(["fsfreeze", "--unfreeze", disk], check=True)
+
+    with Child(SETTINGS + LET_GO, disk / "cache", *model.files) as child:
+        assert child.hear() == "loaded"
+        subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+        # Who waits for the disk can't be killed, and would wait for ever.
+        patience = threading.Timer(60, thaw)
+        patience.start()
+        try:
+            child.tell()
+            assert child.hear() == "letting go"
+            wait_for(lambda: "D" in states(child.pid))
+            child.tell()
+            assert child.hear() == "counted"
+            assert not thawed.is_set(), "only when the disk went on"
+        finally:
+            patience.cancel()
+            thaw()
+
+
+def states(pid: int) -> set[str]:
+    """Of a process's threads: "D" waits for a disk."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # It has just ended.
+            found.add((task / "stat").read_text().rpartition(") ")[2][0])
+    return found
