@@ -41,8 +41,8 @@ pub(super) struct Shown {
 
 impl Weights {
     /// The bytes of a file of the weights as memory of this process, without a copy: a local file's where it lies, a cached one's in the cache
-    /// folder, checked once and held there for as long as the memory is, or the model is open. Writing to it changes a copy and never the file. A forked child
-    /// has no memory of cached files.
+    /// folder, checked once and held there for as long as the memory is, or the model is open. Writing to it changes a copy and never the file.
+    /// A forked child has no memory of cached files.
     ///
     /// # Errors
     /// [`forebay_cache::Error::Changed`] for a local file that was replaced; where the cache has no room for all of a file.

@@ -286,9 +286,9 @@ async fn read_header(source: &Source, handle: &Handle, large: &Semaphore) -> Res
     let in_first = (range.end as usize).min(first.len());
     let mut json = first[LENGTH_BYTES as usize..in_first].to_vec();
     drop(first);
-    let mut _turn = None;
+    let _turn;
     if in_first < range.end as usize {
-        _turn = large.acquire().await.ok();
+        _turn = large.acquire().await.map_err(|_| Error::Closed)?;
         json.extend_from_slice(&read(source, handle, ByteRange::new(in_first as u64, range.end)).await?);
     }
     Header::parse(&json, object.size_bytes).map_err(refused)
