@@ -190,10 +190,11 @@ NOT_ALLOWED = ("must be superuser", "permission denied", "Operation not permitte
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a file system of so many bytes, in memory or as an ext4 in a file; unmounts it behind the test."""
+    """Mounts a file system of so many bytes, in memory or as an ext4 in a file, or a folder as an image's layer; unmounts it
+    behind the test."""
     mounted: list[Path] = []
 
-    def call(size: str, kind: str = "tmpfs") -> Path:
+    def call(size: str | None = None, kind: str = "tmpfs", layer: Path | None = None) -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
@@ -202,6 +203,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
             subprocess.run(["truncate", "-s", size, image], check=True)
             subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
             command = ["mount", "-o", "loop", str(image), str(folder)]
+        if layer is not None:
+            # Without a layer to write into it takes two.
+            below = tmp_path / f"below-{len(mounted)}"
+            below.mkdir()
+            command = ["mount", "-t", "overlay", "-o", f"lowerdir={layer}:{below}", "overlay", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         if any(why in done.stderr for why in NOT_ALLOWED):
             pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")

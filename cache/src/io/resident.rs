@@ -4,10 +4,15 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
 use crate::object::ByteRange;
 
 /// `cachestat` (Linux 6.5), of x86-64, arm64 and every architecture that shares the newer numbers; the C library has no function for it.
 const CACHESTAT: libc::c_long = 451;
+
+/// Of <linux/magic.h>.
+const OVERLAYFS_SUPER_MAGIC: i128 = 0x794c_7630;
 
 /// Its argument, as the kernel's <linux/mman.h> has it.
 #[repr(C)]
@@ -29,7 +34,7 @@ struct Found {
 
 /// How many bytes of `range` are in the page cache. Asking brings nothing there, as even a read that must not wait does: that starts to read
 /// ahead. None where the kernel doesn't tell: one that is older, one behind a filter of system calls, and every kernel where the file is neither
-/// this user's nor writable for it. Of overlayfs's files it always says 0: their pages are those of the file below.
+/// this user's nor writable for it.
 pub fn resident_bytes(file: &File, range: ByteRange) -> Option<u64> {
     let page = rustix::param::page_size() as u64;
     let (first, end) = (range.start / page, range.end.div_ceil(page));
@@ -37,9 +42,35 @@ pub fn resident_bytes(file: &File, range: ByteRange) -> Option<u64> {
     let mut found = Found::default();
     // SAFETY: both structures are the kernel's, and live until it has answered.
     let answer = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const asked, &raw mut found, 0) };
-    let missing = (end - first).saturating_sub(found.cached) * page;
     // A length of zero would mean to the file's end.
-    (answer == 0 && asked.len > 0).then_some(range.len().saturating_sub(missing))
+    if answer != 0 || asked.len == 0 {
+        return None;
+    }
+    let cached = if is_overlay(file) { mapped_pages(file, &asked, page)? } else { found.cached };
+    let missing = (end - first).saturating_sub(cached) * page;
+    Some(range.len().saturating_sub(missing))
+}
+
+/// As container images are.
+fn is_overlay(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == OVERLAYFS_SUPER_MAGIC)
+}
+
+/// How many pages are there, found through a mapping: that is of the file below, whose pages they are, where overlayfs's own file has none ever.
+/// That takes a tenth of the time of copying them. Who may not ask would be told that all are there: `cachestat` has refused them already.
+fn mapped_pages(file: &File, asked: &Range, page: u64) -> Option<u64> {
+    let len = usize::try_from(asked.len).ok()?;
+    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing. Nothing is read there.
+    let start = unsafe {
+        let (at, flags) = (std::ptr::null_mut(), MapFlags::SHARED);
+        mmap(at, len, ProtFlags::READ, flags, file, asked.offset).ok()?
+    };
+    let mut there = vec![0; len / page as usize];
+    // SAFETY: the range was just mapped, and there is a byte for each page of it.
+    let answer = unsafe { libc::mincore(start, len, there.as_mut_ptr()) };
+    // SAFETY: mapped above, and nobody has seen it.
+    let _ = unsafe { munmap(start, len) };
+    (answer == 0).then(|| there.iter().filter(|&&each| each & 1 == 1).count() as u64)
 }
 
 #[cfg(test)]
@@ -51,8 +82,8 @@ mod tests {
     #[test]
     fn what_was_written_is_there_and_what_was_dropped_is_not() {
         let mut file = tempfile::tempfile_in(".").unwrap();
-        // <linux/magic.h>: of overlayfs nothing is told, and tmpfs is memory.
-        if [0x794c_7630, 0x0102_1994].contains(&rustix::fs::fstatfs(&file).unwrap().f_type) {
+        // <linux/magic.h>: tmpfs is memory.
+        if rustix::fs::fstatfs(&file).unwrap().f_type == 0x0102_1994 {
             eprintln!("skipped: this file system's page cache can't be emptied");
             return;
         }

@@ -18,6 +18,7 @@ import forebay.weights
 import numpy as np
 import pytest
 from children import program
+from conftest import Mount
 from written import bits, tensor, write
 
 MB = 1 << 20
@@ -53,6 +54,31 @@ def opened(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iter
 
 def cached(tmp_path: Path) -> dict[str, Any]:
     return {"cache_dir": tmp_path / "cache", "cache_limit": 64 * MB, "host_memory_limit": 128 * MB}
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_model_in_an_images_layer_comes_from_where_it_is(folder: Path, mount: Mount, warm: bool) -> None:
+    """On overlayfs the page cache has the pages of the file below."""
+    layer = mount(layer=folder)
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if warm:
+            (layer / path.name).read_bytes()
+    with forebay.weights.open(layer) as weights:
+        found = {name: bits(tensor) for name, tensor in weights.load().items()}
+        came = {where for where, bytes_ in weights.stats.items() if bytes_ > MB}
+    with forebay.weights.open(folder) as weights:
+        assert found == {name: bits(tensor) for name, tensor in weights.load().items()}
+    if on_disk(folder):
+        assert came == {"page_cache" if warm else "file"}
+
+
+def on_disk(folder: Path) -> bool:
+    """Whether the page cache of a folder's file system can be emptied: not in memory, and not a layer itself."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True)
+    return kind.stdout.strip() not in ("tmpfs", "overlayfs")
 
 
 def data_files(tmp_path: Path) -> list[Path]:
