@@ -38,7 +38,7 @@ pub(super) struct Found {
 /// A file of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Named {
-    /// Relative to its folder.
+    /// Relative to its folder; of files of several folders whose names are the same, the URL.
     pub(super) name: String,
     /// Where it is.
     pub(super) location: Location,
@@ -80,7 +80,20 @@ pub(super) async fn find(urls: &[String], origin: &dyn Origin) -> Result<Found> 
     if found.files.is_empty() {
         return Err(Error::config("no weights were given: name a .safetensors file, a folder, or an index"));
     }
+    tell_apart(&mut found.files);
     Ok(found)
+}
+
+/// Where names are the same, files are told apart by their URLs, or by their places where those differ in queries alone, which nobody is shown.
+fn tell_apart(files: &mut [Named]) {
+    let by_url = |_, file: &Named| file.location.to_string();
+    let by_place = |place: usize, file: &Named| format!("{} ({})", file.location, place + 1);
+    for name in [by_url as fn(usize, &Named) -> String, by_place] {
+        if files.iter().map(|file| &file.name).collect::<HashSet<_>>().len() == files.len() {
+            return;
+        }
+        files.iter_mut().enumerate().for_each(|(place, file)| file.name = name(place, file));
+    }
 }
 
 async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
@@ -377,6 +390,21 @@ mod tests {
         let at = |folder: &str| within(&Location::new(folder), "a b/%2e%2e/c?x#y.safetensors");
         assert_eq!(at("https://host/m/").as_str(), "https://host/m/a%20b/%252e%252e/c%3Fx%23y.safetensors");
         assert_eq!(at("s3://models/m/").as_str(), "s3://models/m/a b/%2e%2e/c?x#y.safetensors");
+    }
+
+    #[test]
+    fn names_that_stand_twice_become_urls_and_those_places() {
+        let told = |urls: [&str; 2]| {
+            let mut files = urls.map(|url| {
+                let location = Location::new(url);
+                Named { name: location.file_name().to_owned(), location }
+            });
+            tell_apart(&mut files);
+            files.map(|file| file.name)
+        };
+        assert_eq!(told(["s3://m/a/x", "s3://m/b/y"]), ["x", "y"]);
+        assert_eq!(told(["s3://m/a/x", "s3://m/b/x"]), ["s3://m/a/x", "s3://m/b/x"]);
+        assert_eq!(told(["https://h/x?f=1", "https://h/x?f=2"]), ["https://h/x?… (1)", "https://h/x?… (2)"]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Weights {
     /// [`Error::Config`] for a name that leaves the folder, [`forebay_cache::Error::NotFound`], and as [`Self::map`].
     pub fn path(&self, name: &str, stop: &Stop) -> Result<PathBuf> {
         self.ground.check_process()?;
-        if !is_inside(name) {
+        if !is_inside(name) && !self.files().iter().any(|file| file.name == name) {
             return Err(Error::config(format!(
                 "{name:?} is no file of the model's folder: give its name in it, such as \"tokenizer.json\""
             )));
@@ -96,7 +96,13 @@ impl Weights {
             Some(shown) => shown,
             none => none.insert(Shown { view: session.cache().view()?, _session: session.clone() }),
         };
-        Ok(shown.view.show(&held.whole, name)?)
+        if is_inside(name) {
+            return Ok(shown.view.show(&held.whole, name)?);
+        }
+        // A URL: what it names, apart from others of its name.
+        let own = object.location.without_query().rsplit('/').next();
+        let own = own.filter(|own| is_inside(own)).unwrap_or("model.safetensors");
+        Ok(shown.view.show(&held.whole, &format!("{}/{own}", object.id))?)
     }
 
     /// Where a file of this name is, and which version of it the model has, where that is known.

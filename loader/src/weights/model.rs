@@ -62,7 +62,7 @@ pub struct Weights {
 /// A file of a model.
 #[derive(Debug)]
 pub struct File {
-    /// Its name in its folder.
+    /// Its name in its folder; of files of several folders whose names are the same, the URL.
     pub name: String,
     /// The version of it that is read.
     pub object: Arc<ObjectMeta>,

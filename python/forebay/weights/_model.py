@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from forebay import _forebay, _sizes
 from forebay._errors import ConfigError
@@ -118,7 +118,7 @@ class Weights:
             storage_options=_storage_options(storage_options),
             cache_local=cache_dir is not None,
         )
-        self.files: list[File] = _told_apart([File(*row) for row in self._core.files()])
+        self.files: list[File] = [File(*row) for row in self._core.files()]
         """Its files, in their order."""
         self._names, self._dtypes, self._shapes, self._nbytes, self._files, self._offsets = self._core.tensors()
         self._numbers = dict(zip(self._names, range(len(self._names)), strict=True))
@@ -226,8 +226,8 @@ class Weights:
         return self.load([name], device=device, framework=framework, mmap=mmap)[name]
 
     def path(self, name: str) -> str:
-        """A file of the model's folder (its weights, a tokenizer, a compile cache), by its name there, as a plain file that any
-        program can open.
+        """A file of the model's folder (its weights, a tokenizer, a compile cache), by its name there or in `files`, as a
+        plain file that any program can open.
 
         A local file is itself. One that goes through the cache is brought there whole and checked; it has its own name, can't be
         written to, and is there until this is closed. Raises `NotFoundError` where there is none.
@@ -338,15 +338,6 @@ class Weights:
 
     def __repr__(self) -> str:
         return f"forebay.weights.Weights({len(self)} tensors in {len(self.files)} files, {self.nbytes} bytes)"
-
-
-def _told_apart(files: list[File]) -> list[File]:
-    """By their names, or by their URLs, or by their places where those differ in queries alone, which nobody is shown."""
-    if len({file.name for file in files}) == len(files):
-        return files
-    if len({file.url for file in files}) == len(files):
-        return [replace(file, name=file.url) for file in files]
-    return [replace(file, name=f"{file.url} ({place})") for place, file in enumerate(files, 1)]
 
 
 def open(url: Source | Iterable[Source], **options: Any) -> Weights:

@@ -149,6 +149,8 @@ def test_files_whose_urls_differ_in_their_queries_are_told_apart(
         urls = [f"{server.url}/resolve?file={path.name}" for path in model.files]
         with weights.open(urls, **limits(tmp_path)) as opened:
             assert len({file.name for file in opened.files}) == len(urls)
+            shown = [Path(opened.path(file.name)).read_bytes() for file in opened.files]
+            assert shown == [path.read_bytes() for path in model.files]
             assert {opened.info(name).file for name in opened} == {file.name for file in opened.files}
             assert model.is_whole(opened.load(mmap=mmap))
 
