@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::object::GRANULE_BYTES;
 
 /// File systems in memory. Newer kernels accept O_DIRECT on them and copy from the page cache all the same.
-const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+pub(super) const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// What a file system says that direct I/O on a file needs, in bytes (STATX_DIOALIGN, Linux 6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -124,10 +124,14 @@ fn alignment(file: &File) -> Option<Alignment> {
     })
 }
 
+/// Whether a file is on one of these file systems, by their numbers in <linux/magic.h>.
+pub(crate) fn is_on(file: &File, file_systems: &[i128]) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| file_systems.contains(&i128::from(found.f_type)))
+}
+
 /// Why a file that opened with O_DIRECT is better not used so. Where nothing is said, 4 KiB suits every disk met so far.
 fn refusal(file: &File) -> Option<String> {
-    let kind = rustix::fs::fstatfs(file).ok()?.f_type;
-    if u64::try_from(kind).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
+    if is_on(file, &IN_MEMORY) {
         return Some("the file system lives in memory".into());
     }
     unsuited(alignment(file)?)

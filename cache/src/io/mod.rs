@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use crate::memory::{Lease, Slab};
 
 pub use blocking::Blocking;
+pub(crate) use file::is_on;
 pub use file::{Alignment, IoFile};
 pub use hold::Held;
 pub use mmap::{Children, map};

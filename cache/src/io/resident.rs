@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-
+use super::file::is_on;
+use super::mmap::{Children, map};
 use crate::object::ByteRange;
 
 /// `cachestat` (Linux 6.5), of x86-64, arm64 and every architecture that shares the newer numbers; the C library has no function for it.
@@ -46,30 +47,24 @@ pub fn resident_bytes(file: &File, range: ByteRange) -> Option<u64> {
     if answer != 0 || asked.len == 0 {
         return None;
     }
-    let cached = if is_overlay(file) { mapped_pages(file, &asked, page)? } else { found.cached };
-    let missing = (end - first).saturating_sub(cached) * page;
+    let pages = if found.cached == 0 && is_on(file, &[OVERLAYFS_SUPER_MAGIC]) {
+        mapped_pages(file, range, page)?
+    } else {
+        found.cached
+    };
+    let missing = (end - first).saturating_sub(pages) * page;
     Some(range.len().saturating_sub(missing))
-}
-
-/// As container images are.
-fn is_overlay(file: &File) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// How many pages are there, found through a mapping: that is of the file below, whose pages they are, where overlayfs's own file has none ever.
 /// That takes a tenth of the time of copying them. Who may not ask would be told that all are there: `cachestat` has refused them already.
-fn mapped_pages(file: &File, asked: &Range, page: u64) -> Option<u64> {
-    let len = usize::try_from(asked.len).ok()?;
-    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing. Nothing is read there.
-    let start = unsafe {
-        let (at, flags) = (std::ptr::null_mut(), MapFlags::SHARED);
-        mmap(at, len, ProtFlags::READ, flags, file, asked.offset).ok()?
-    };
-    let mut there = vec![0; len / page as usize];
-    // SAFETY: the range was just mapped, and there is a byte for each page of it.
-    let answer = unsafe { libc::mincore(start, len, there.as_mut_ptr()) };
-    // SAFETY: mapped above, and nobody has seen it.
-    let _ = unsafe { munmap(start, len) };
+fn mapped_pages(file: &File, range: ByteRange, page: u64) -> Option<u64> {
+    let end = range.end.min(file.metadata().ok()?.len());
+    let mapping = map(file, end, Children::Share, Arc::new(())).ok()?;
+    let asked = mapping.get((range.start / page * page) as usize..)?;
+    let mut there = vec![0; asked.len().div_ceil(page as usize)];
+    // SAFETY: the range is mapped, begins with a page, and there is a byte for each page of it. Nothing is read or written there.
+    let answer = unsafe { libc::mincore(asked.as_ptr().cast_mut().cast(), asked.len(), there.as_mut_ptr()) };
     (answer == 0).then(|| there.iter().filter(|&&each| each & 1 == 1).count() as u64)
 }
 
@@ -77,13 +72,13 @@ fn mapped_pages(file: &File, asked: &Range, page: u64) -> Option<u64> {
 mod tests {
     use std::io::Write;
 
+    use super::super::file::IN_MEMORY;
     use super::*;
 
     #[test]
     fn what_was_written_is_there_and_what_was_dropped_is_not() {
         let mut file = tempfile::tempfile_in(".").unwrap();
-        // <linux/magic.h>: tmpfs is memory.
-        if rustix::fs::fstatfs(&file).unwrap().f_type == 0x0102_1994 {
+        if is_on(&file, &IN_MEMORY) {
             eprintln!("skipped: this file system's page cache can't be emptied");
             return;
         }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::attempt::{Body, Fault, Said, Store};
 use super::location::{local_path, path_location};
 use crate::error::{Error, Result};
+use crate::io::is_on;
 use crate::object::{ByteRange, Location, ObjectMeta, Version};
 
 /// Bytes per read: large enough for a disk's full speed, small enough to hand on early.
@@ -106,8 +107,11 @@ fn open_file(path: &Path, location: &Location) -> Result<(File, ObjectMeta), Fau
 
 fn version(file: &File, found: &Metadata) -> Version {
     let modified_ns = modified(found);
-    let fuse = rustix::fs::fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == FUSE_SUPER_MAGIC);
-    if fuse { Version::Modified(modified_ns) } else { Version::File { modified_ns, inode: found.ino() } }
+    if is_on(file, &[FUSE_SUPER_MAGIC]) {
+        Version::Modified(modified_ns)
+    } else {
+        Version::File { modified_ns, inode: found.ino() }
+    }
 }
 
 fn modified(found: &Metadata) -> i128 {
