@@ -54,8 +54,7 @@ impl Location {
 
     /// The last part of the path: `train-000000.tar` of `s3://photos/train-000000.tar`.
     pub fn file_name(&self) -> &str {
-        let path = self.0.split(['?', '#']).next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default()
+        self.without_query().rsplit('/').next().unwrap_or_default()
     }
 }
 
@@ -309,6 +308,7 @@ mod tests {
         let shown = Location::new("https://host/a.tar?X-Amz-Signature=abc").to_string();
         assert!(!shown.contains("abc"), "{shown}");
         assert_eq!(Location::new("https://host/d/a.tar?sig=1/2").file_name(), "a.tar");
+        assert_eq!(Location::new("s3://photos/what?/a#1.tar").file_name(), "a#1.tar");
         assert_eq!(Location::new("https://host/d/a.tar?sig=1/2").without_query(), "https://host/d/a.tar");
         assert_eq!(Location::new("s3://photos/what?/a.tar").without_query(), "s3://photos/what?/a.tar");
     }

@@ -265,7 +265,7 @@ mod tests {
     fn sidecars_lie_beside_local_shards_or_in_the_output() {
         let beside = |url: &str, output: Option<&str>| target(&Location::new(url), output.map(Path::new));
         assert_eq!(beside("file:///d%20e/a-0.tar", None).unwrap(), Path::new("/d e/a-0.idx"));
-        assert_eq!(beside("s3://b/d/a%20b.tar?v=1", Some("out")).unwrap(), Path::new("out/a b.idx"));
+        assert_eq!(beside("https://b/d/a%20b.tar?v=1", Some("out")).unwrap(), Path::new("out/a b.idx"));
         assert!(
             matches!(beside("s3://b/a.tar", None), Err(Failure::Usage(message)) if message.contains("--output"))
         );

@@ -23,9 +23,7 @@ use super::{Malformed, shown};
 /// Where the sidecar of a shard may be, most likely first: `a.b.idx` and `a.idx` for `a.b.tar` (the latter is wds2idx's own choice,
 /// but several shards can share it).
 pub fn candidates(shard: &Location) -> Vec<Location> {
-    let url = shard.as_str();
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let (path, query) = url.split_at(end);
+    let (path, query) = shard.as_str().split_at(shard.without_query().len());
     let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
     let (folder, name) = path.split_at(name_at);
     let last = name.rfind('.').filter(|&dot| dot > 0);
@@ -271,7 +269,8 @@ mod tests {
             candidates(&Location::new(url)).iter().map(|found| found.as_str().to_owned()).collect()
         };
         assert_eq!(names("s3://b/d.x/a-0.tar"), ["s3://b/d.x/a-0.idx"]);
-        assert_eq!(names("s3://b/a-0.5.tar?v=1"), ["s3://b/a-0.5.idx?v=1", "s3://b/a-0.idx?v=1"]);
+        assert_eq!(names("https://b/a-0.5.tar?v=1"), ["https://b/a-0.5.idx?v=1", "https://b/a-0.idx?v=1"]);
+        assert_eq!(names("s3://b/what?/a-0.tar"), ["s3://b/what?/a-0.idx"], "keys have no queries");
         assert!(names("s3://b/train").is_empty());
     }
 }

@@ -86,20 +86,20 @@ pub(super) async fn find(urls: &[String], origin: &dyn Origin) -> Result<Found> 
 
 /// Where names are the same, files are told apart by their URLs, or by their places where those differ in queries alone, which nobody is shown.
 fn tell_apart(files: &mut [Named]) {
-    let by_url = |_, file: &Named| file.location.to_string();
-    let by_place = |place: usize, file: &Named| format!("{} ({})", file.location, place + 1);
-    for name in [by_url as fn(usize, &Named) -> String, by_place] {
-        if files.iter().map(|file| &file.name).collect::<HashSet<_>>().len() == files.len() {
-            return;
-        }
-        files.iter_mut().enumerate().for_each(|(place, file)| file.name = name(place, file));
+    let alike =
+        |files: &[Named]| files.iter().map(|file| &file.name).collect::<HashSet<_>>().len() < files.len();
+    if alike(files) {
+        files.iter_mut().for_each(|file| file.name = file.location.to_string());
+    }
+    if alike(files) {
+        (1..).zip(files).for_each(|(place, file)| file.name = format!("{} ({place})", file.location));
     }
 }
 
 async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
     let location = resolve(url)?;
-    let name = location.without_query().rsplit('/').next().unwrap_or_default();
-    if is_pickle(name) {
+    let name = own_name(&location);
+    if is_pickle(&name) {
         return Err(pickle(&location));
     }
     if name.ends_with(INDEX) {
@@ -113,11 +113,7 @@ async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
         Err(_) => name.ends_with(WEIGHTS) || location.without_query() != location.as_str(),
     };
     if is_file {
-        // URLs of files and of HTTP have names percent-encoded.
-        let encoded = location.is_http() || local_path(&location).is_ok();
-        let decoded = || percent_decode_str(name).decode_utf8_lossy().into_owned();
-        let file = Named { name: if encoded { decoded() } else { name.to_owned() }, location };
-        return Ok(Found { files: vec![file], ..Found::default() });
+        return Ok(Found { files: vec![Named { name, location }], ..Found::default() });
     }
     let folder = Folder::list(&location, origin).await?;
     let index = match folder.index() {
@@ -129,6 +125,13 @@ async fn find_one(url: &str, origin: &dyn Origin) -> Result<Found> {
         None => folder.weights()?,
     };
     Ok(Found { files, index, folder: Some(folder) })
+}
+
+/// What a file is called where it lies: URLs of files and of HTTP have names percent-encoded, keys of stores are taken as they stand.
+pub(super) fn own_name(location: &Location) -> String {
+    let name = location.file_name();
+    let encoded = location.is_http() || local_path(location).is_ok();
+    if encoded { percent_decode_str(name).decode_utf8_lossy().into_owned() } else { name.to_owned() }
 }
 
 /// A file that is read by running it, by its name.
@@ -397,7 +400,7 @@ mod tests {
         let told = |urls: [&str; 2]| {
             let mut files = urls.map(|url| {
                 let location = Location::new(url);
-                Named { name: location.file_name().to_owned(), location }
+                Named { name: own_name(&location), location }
             });
             tell_apart(&mut files);
             files.map(|file| file.name)

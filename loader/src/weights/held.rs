@@ -10,7 +10,7 @@ use forebay_cache::stats::DiskState;
 use forebay_cache::{Lease, Location, ObjectMeta};
 
 use super::files::{fetch_whole, mend};
-use super::find::{is_inside, parent, within};
+use super::find::{is_inside, own_name, parent, within};
 use super::model::Weights;
 use super::source::Source;
 use crate::error::{Error, Result};
@@ -100,8 +100,8 @@ impl Weights {
             return Ok(shown.view.show(&held.whole, name)?);
         }
         // A URL: what it names, apart from others of its name.
-        let own = object.location.without_query().rsplit('/').next();
-        let own = own.filter(|own| is_inside(own)).unwrap_or("model.safetensors");
+        let own = Some(own_name(&object.location)).filter(|own| is_inside(own));
+        let own = own.as_deref().unwrap_or("model.safetensors");
         Ok(shown.view.show(&held.whole, &format!("{}/{own}", object.id))?)
     }
 
