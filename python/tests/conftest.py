@@ -194,20 +194,21 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     behind the test."""
     mounted: list[Path] = []
 
-    def call(size: str | None = None, kind: str = "tmpfs", layer: Path | None = None) -> Path:
+    def call(size: str = "64m", kind: str = "tmpfs", layer: Path | None = None) -> Path:
         folder = tmp_path / f"disk-{len(mounted)}"
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
         if kind == "ext4":
             image = tmp_path / f"image-{len(mounted)}"
             subprocess.run(["truncate", "-s", size, image], check=True)
             subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-            command = ["mount", "-o", "loop", str(image), str(folder)]
+            options = ["-o", "loop", str(image)]
         if layer is not None:
             # Without a layer to write into it takes two.
             below = tmp_path / f"below-{len(mounted)}"
             below.mkdir()
-            command = ["mount", "-t", "overlay", "-o", f"lowerdir={layer}:{below}", "overlay", str(folder)]
+            options = ["-t", "overlay", "-o", f"lowerdir={layer}:{below}", "overlay"]
+        command = ["mount", *options, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         if any(why in done.stderr for why in NOT_ALLOWED):
             pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")
